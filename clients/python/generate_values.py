@@ -28,20 +28,23 @@ VALUES = {
         KeyState(StrEnum)
         Erasure=Erased
         Event -text_digest -sealed opaque= erased? valid_until?
+        EventFilter event_types=
+        MatchKind(Enum) OTHER
         Match need_index need score parts.cosine parts.threshold parts.model path= passage
             parts.background_mean parts.background_deviation parts.standing parts.lexical
             parts.background_passages parts.background_sequence parts.scorer parts.share
-            parts.usual_cosine parts.coverage parts.expected_coverage
-        MatchedEvent payload_omitted= +backfilled
+            parts.usual_cosine parts.coverage parts.expected_coverage need_id=
+        MatchedEvent payload_omitted= +backfilled kind?
         OmittedDatum
         Context=PromptContext format? omitted=
         Moment
     """,
     "agents": """
-        Need threshold=
+        Need text= filter? id~
         MinDelta payload_changed=
-        Agent min_delta?=
-        Registration=RegisterAgentResponse context?=
+        Agent min_delta?= muted_kinds= exclude_own=
+        RegistrationOutcome(Enum) OTHER
+        Registration=RegisterAgentResponse context?= omitted_count= outcome?
         NeedsChanged! omitted_count=
         DeliveredNeed
         KnownDatum event?=
@@ -50,7 +53,7 @@ VALUES = {
         AgentStream closed_time?
         AgentContext=GetAgentContextResponse last_sent_time?=
         DeliveryKind(Enum) OTHER
-        Delivery stream_id=
+        Delivery stream_id= change?
     """,
     "match": """
         MatchAnswer=MatchResponse context?= +questions
@@ -126,6 +129,7 @@ VALUES = {
     -field           is left out
     field=           has a default, and so have the fields after it
     field?           is None if it is not set; so is what is `optional` or in a oneof
+    field~           makes no difference where values are compared
     name:field       has another name than in the message
     part.field       is a field of the message in `part`
     +field           is not in the message; see `ADDED`
@@ -134,8 +138,7 @@ If there are fields without a mark, the class has these only, in this order."""
 
 ADDED = {
     "backfilled": (
-        "True for a datum that matches since the needs were changed, and is older than the"
-        " stream's position.",
+        "Always False; earlier versions set it for what a change of the needs brought.",
         "bool = False",
     ),
     "questions": ("The questions, in their order.", "tuple[str, ...] = ()"),
@@ -286,7 +289,8 @@ class Generator:
                     members = ", ".join(f"{number}: {value.name}.{name}" for number, name in items)
                     text += f"\n\n{value.converter} = {{{members}}}"
             (folder / f"{module}.py").write_text(f"{text}\n")
-            header.insert(2, f"from contex._values.{module} import {', '.join(names)}")
+            tables = [v.converter for v in values if v.base and v.converter in text]
+            header.insert(2, f"from contex._values.{module} import {', '.join(names + tables)}")
 
     def _comment(self, *name: str) -> str:
         """The comment of something, in one line and in the client's words."""
@@ -338,7 +342,7 @@ class Generator:
 
     def _fields(self, value: Value) -> Iterator[tuple[str, str, str, str]]:
         """For each field its name, comment, type with default, and the expression that reads it."""
-        marks = {re.sub(r"[-=?]", "", mark): mark for mark in value.marks}
+        marks = {re.sub(r"[-=?~]", "", mark): mark for mark in value.marks}
         is_complete = any(re.fullmatch(r"[\w.:]+", mark) for mark in value.marks)
         names = [one.name for one in self._protos.types[value.message].field]
         has_default = False
@@ -353,10 +357,15 @@ class Generator:
             optional = "?" in mark or one.HasField("oneof_index")
             declared, default, read = self._read(one, f"{message}.{one.name}", optional)
             has_default = has_default or "=" in mark
+            if default == "" and has_default:
+                declared = declared.replace("field(", "field(default_factory=dict, ")
+            elif has_default:
+                default = f"field(default={default}, compare=False)" if "~" in mark else default
+                declared += f" = {default}"
             comment = self._comment(owner, one.name)
             if declared.startswith("datetime"):
                 comment = comment.replace(".", " (UTC).", 1)
-            yield name, comment, f"{declared} = {default}" if has_default else declared, read
+            yield name, comment, declared, read
         for name in (mark[1:] for mark in value.marks if mark.startswith("+")):
             yield name, *ADDED[name], name
 
@@ -395,6 +404,10 @@ class Generator:
 
 
 def _docstring(indent: str, text: str, attributes: dict[str, str] | None = None) -> list[str]:
+    text, attributes = (
+        text.replace("\\", r"\\"),
+        attributes and {name: comment.replace("\\", r"\\") for name, comment in attributes.items()},
+    )
     summary, stop, rest = text.partition(". ")
     lines = _wrap(f'"""{summary}{stop.strip()}', indent, indent)
     if rest:

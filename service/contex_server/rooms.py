@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from contex_server.agents.room import AgentsRoom, open_agents
 from contex_server.audit.room import AuditRoom, open_audit
 from contex_server.events.room import EventsRoom, open_events
+from contex_server.inbox.room import InboxRoom, open_inbox
 from contex_server.kernel.config import Settings
 from contex_server.kernel.growth import Growth
 from contex_server.match.room import MatchRoom, open_match
@@ -28,6 +29,7 @@ class Rooms:
     events: EventsRoom
     state: StateRoom
     match: MatchRoom
+    inbox: InboxRoom
     agents: AgentsRoom
     audit: AuditRoom
     projects: ProjectsRoom
@@ -54,8 +56,9 @@ async def open_rooms(
     events = open_events(settings, storage, embeddings, growth, stack)
     state = open_state(settings, storage, growth, stack)
     match = open_match(settings, storage, embeddings, events.hub, state.reader, stack)
-    agents = open_agents(settings, storage, embeddings, state.reader, match, stack)
-    audit = open_audit(storage, stack)
+    inbox = open_inbox(settings, storage, events.hub, match, growth, stack)
+    agents = open_agents(settings, storage, embeddings, state.reader, match, inbox, stack)
+    audit = open_audit(storage, agents.journals, stack)
     projects = await open_projects(settings, storage, embeddings, state.reader, growth, stack)
     transfer = open_transfer(storage, events.publisher, projects, growth, models, settings.limits)
-    return Rooms(storage, events, state, match, agents, audit, projects, transfer)
+    return Rooms(storage, events, state, match, inbox, agents, audit, projects, transfer)

@@ -107,11 +107,14 @@ class Server:
         self._services = tuple(service.full_name for service, _ in services)
         self._grpc = grpc.aio.server(options=_options(settings))
         exists = partial(require_project, existence=self.rooms.projects.existence)
-        matchers = self.rooms.match.pool
+        matchers, deciders = self.rooms.match.pool, self.rooms.inbox.deciders
         self.counts.watch(
             {"contex_matchers_evicted": lambda: matchers.evicted},
             {
                 "contex_matchers": lambda: len(matchers),
+                "contex_deciding_projects": lambda: len(deciders),
+                "contex_agents_behind": lambda: deciders.agents_behind,
+                "contex_undecided_seconds": lambda: deciders.lag_s,
                 "contex_matcher_bytes": lambda: matchers.nbytes,
                 "contex_scans_waiting": lambda: matchers.engine.scans.waiting,
                 "contex_projects_refused": lambda: len(self._refused),

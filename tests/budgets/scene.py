@@ -33,6 +33,8 @@ from tests.integration.hostile.scene import METHODS
 P = "budget"
 AGENT = "agent.000"
 AGENTS = 100
+EAGER = 4
+"""Of these, the first."""
 MIB = 1024 * 1024
 BATCH = 1_000
 TEXTS = 100
@@ -187,8 +189,11 @@ class Scene:
     async def load(self) -> None:
         """Fills the project: agents first, while nothing matches them."""
         for n in range(AGENTS):
+            # The first ones get everything, and the others nothing: deciding goes on while calls
+            # are measured.
+            threshold = 0.001 if n < EAGER else 1.0
             request = agent_service_pb2.RegisterAgentRequest(
-                project=P, agent_id=f"agent.{n:03}", needs=some_needs(4), threshold=0.001
+                project=P, agent_id=f"agent.{n:03}", needs=some_needs(4), threshold=threshold
             )
             await self.call("RegisterAgent", [request])
         await self._append_small()
@@ -216,6 +221,18 @@ class Scene:
             self.sequences.append(str(appended.first))
 
 
+async def decided(server: Server) -> None:
+    """Returns when everything is decided for all agents, which is no part of what is measured."""
+    deciders, log = server.rooms.inbox.deciders, server.rooms.storage.log
+    inboxes = server.rooms.storage.store.inboxes
+    tail = (await log.bounds(P)).tail
+    while True:
+        end = await inboxes.inbox_end(P, "agent.000")
+        if len(deciders) and not deciders.agents_behind and end.position >= tail:
+            return
+        await asyncio.sleep(0.05)
+
+
 @asynccontextmanager
 async def running(keys: int) -> AsyncIterator[Scene]:
     """A project that another server has loaded, for the `async with` block."""
@@ -224,8 +241,10 @@ async def running(keys: int) -> AsyncIterator[Scene]:
             async with _serving(store.url, Path(directory), index_idle_s=0.05) as (server, channel):
                 scene = Scene(server, channel, keys)
                 await scene.load()
+                await decided(server)
             async with _serving(store.url, Path(directory)) as (server, channel):
                 scene.server, scene.channel = server, channel
+                await decided(server)
                 # Collecting garbage between the rows then looks at little.
                 gc.collect()
                 gc.freeze()

@@ -731,7 +731,9 @@ def _is_same_position(recorded: Json, answered: Json) -> bool:
 
 
 _SCORE_TOLERANCE = 1e-3
-ADDED = frozenset({"keep_revisions", "truncated"})
+ADDED = frozenset(
+    {"keep_revisions", "truncated", "kind", "need_id", "id", "change", "muted_kinds", "exclude_own"}
+)
 """Fields of answers that came after the recording, or that say more: a blame that ends at an erased
 payload is truncated."""
 _ERASED_PATCH = {"omitted": "PATCH_OMITTED_ERASED"}

@@ -200,6 +200,11 @@ class Stream:
     def keys(self) -> list[str]:
         return [e.data_key for e in self.events]
 
+    @property
+    def told(self) -> list[str]:
+        """What each delivery told: "MATCHED", "UPDATED" and so on."""
+        return [event_pb2.MatchKind.Name(m.kind).removeprefix("MATCH_KIND_") for m in self.matched]
+
     async def read(self, timeout: float = DEADLINE_S) -> Any:
         """The next message; None at the end. One that comes too late is not lost."""
         if self._reading is None:

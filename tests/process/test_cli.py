@@ -541,13 +541,14 @@ def test_listen_prints_as_matches_arrive_and_acknowledges(contex: Contex) -> Non
     publish(contex, "weather", '"sunny"', "-d", "weather of tomorrow")
     assert listening.stdout is not None
     matched = json.loads(listening.stdout.readline())
-    assert matched.keys() == EVENT_KEYS | MATCHED_KEYS
+    assert matched.keys() == EVENT_KEYS | MATCHED_KEYS | {"kind"}
     assert matched["sequence"] == published["sequence"]
     listening.send_signal(signal.SIGINT)
     rest, err = listening.communicate(timeout=10)
     assert (listening.returncode, rest, err) == (ExitCode.OK, "", "")
     agent = contex.ok("agents", "show", "checkout", "--json").record
-    assert agent["acknowledged_sequence"] == published["sequence"]
+    # Perhaps also past the other event, which is nothing to this agent.
+    assert agent["acknowledged_sequence"] >= published["sequence"]
 
     again = contex.ok("listen", "checkout", "--after", "0", "--count", "1").out
     assert "API endpoints and timeouts" in again

@@ -8,7 +8,7 @@ import signal
 import uuid
 
 import pytest
-from contex import AsyncClient, ContexError, Event, Need, NewEvent
+from contex import AsyncClient, ContexError, Event, NewEvent
 
 from tests.process.servers import ServerProcess, eventually, healthy
 
@@ -125,7 +125,8 @@ async def test_agents_resume_after_a_crash(server: ServerProcess) -> None:
         await server.kill()
         await server.start()
         await healthy(client)
-        assert (await client.get_agent("p", "a")).needs == (Need("zip archives"),)
+        (need,) = (await client.get_agent("p", "a")).needs
+        assert need.text == "zip archives"
         await client.publish("p", "tls", {}, description="sockets with TLS encryption")
         await client.publish("p", "zipimport", {}, description="import modules from zip archives")
         await eventually(lambda: len(got) == 2)

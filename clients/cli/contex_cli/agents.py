@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import contex
 
@@ -15,7 +17,6 @@ from contex_cli.command import Session, command
 from contex_cli.indexing import indexing_shown, when_indexed
 from contex_cli.matches import (
     data_fit,
-    data_match,
     is_cut,
     need_lines,
     show_context,
@@ -30,6 +31,8 @@ _BETWEEN = {contex.ContextFormat.JSON: "", contex.ContextFormat.YAML: "---\n"}
 """What keeps events apart that are written out one after another; a blank line in other formats."""
 _ACKNOWLEDGE_EVERY_S = 0.5
 _ACKNOWLEDGE_AT_EXIT_S = 5.0
+_Reached: TypeAlias = tuple[str | None, str | None]
+"""A cursor and a position of a stream."""
 
 
 @dataclass(kw_only=True)
@@ -39,6 +42,7 @@ class Spec:
     needs: tuple[str, ...] = option(
         (), "What the agent wants to know, in plain words. Repeatable.", "--need", "-n"
     )
+    filters: tuple[str, ...] = options.FILTERS
     needs_file: str | None = options.NEEDS_FILE
     exclude: tuple[str, ...] = options.EXCLUDE
     threshold: float | None = options.THRESHOLD
@@ -46,20 +50,22 @@ class Spec:
         None, "Data shown for each need, 1 to 100. [default: 10]", minimum=1, maximum=100
     )
     min_delta: options.MinDelta
+    muted: options.Muted
     max_context_tokens: int | None = options.MAX_TOKENS
     context_format: contex.ContextFormat | None = options.FORMAT
 
     def read_needs(self) -> list[str | contex.Need]:
-        return options.read_needs(self.needs, self.needs_file, self.exclude)
+        return options.read_needs(self.needs, self.needs_file, self.exclude, self.filters)
 
     def arguments(self) -> dict[str, Any]:
         names = ("threshold", "max_matches", "max_context_tokens", "context_format")
-        return {"min_delta": self.min_delta.value(), **picked(self, *names)}
+        return {"min_delta": self.min_delta.value(), **vars(self.muted), **picked(self, *names)}
 
     def answer(self, session: Session, registration: contex.Registration) -> None:
         if self.context_format is not None and not session.json:
             show_context(registration.context, len(registration.data))
             show_missing(registration.omitted_count, out.remark)
+            _tell_outcome(registration, out.remark)
         else:
             session.answer(registration, _show_registration)
 
@@ -76,7 +82,7 @@ async def register(
     """A registration of the same id is replaced."""
     needs = spec.read_needs()
     if not needs:
-        raise UsageError("missing; or use --needs-file", "--need")
+        raise UsageError("missing; or use --filter or --needs-file", "--need")
     registration = await when_indexed(
         session,
         lambda: session.client.register_agent(
@@ -103,7 +109,7 @@ async def update(session: Session, spec: Spec, agent_id: str = options.AGENT_ID)
 
 def _show_registration(registration: contex.Registration) -> None:
     agent = registration.agent
-    limits = {need.text: need.max_matches for need in agent.needs}
+    limits = {need.words: need.max_matches for need in agent.needs}
     show_matches(
         {
             need: matches[: limits.get(need) or agent.max_matches]
@@ -117,6 +123,13 @@ def _show_registration(registration: contex.Registration) -> None:
     )
     show_omitted(context, out.say, count)
     show_missing(registration.omitted_count, out.say)
+    _tell_outcome(registration, out.say)
+
+
+def _tell_outcome(registration: contex.Registration, tell: Callable[[str], None]) -> None:
+    """Says that a registration changed nothing, if so."""
+    if registration.outcome is contex.RegistrationOutcome.UNCHANGED:
+        tell("nothing changed: it was registered like this already")
 
 
 @command("agents")
@@ -124,7 +137,7 @@ async def agents(session: Session) -> None:
     """Without a subcommand it lists them. Options of a subcommand come after it."""
     columns: out.Columns[contex.Agent] = {
         "agent": "agent_id",
-        "needs": lambda agent: out.plain("; ".join(need.text for need in agent.needs), 200),
+        "needs": lambda agent: out.plain("; ".join(need.words for need in agent.needs), 200),
         "threshold": "threshold",
         "registered": "registered_time",
         "acknowledged": "acknowledged_sequence",
@@ -139,16 +152,24 @@ async def show(session: Session, agent_id: str = options.AGENT_ID) -> None:
 
 
 def _show_agent(agent: contex.Agent) -> None:
-    names = ("agent_id", "needs", "threshold", "max_matches", "min_delta")
+    names = ("agent_id", "needs", "threshold", "max_matches", "min_delta", "muted_kinds")
     times = ("registered_time", "updated_time", "acknowledged_sequence")
     out.show_rows(
-        picked(agent, *names, *times)
+        picked(agent, *names, "exclude_own", *times)
         | {
-            "needs": out.styled("\n".join(need_lines(agent))),
+            "needs": out.styled("\n".join(_needs_with_ids(agent))),
             "threshold": str(agent.threshold),
             "min_delta": _updates(agent.min_delta),
+            "muted_kinds": ", ".join(map(out.kind_text, agent.muted_kinds)) or "none",
+            "exclude_own": "not delivered" if agent.exclude_own else "delivered",
         }
     )
+
+
+def _needs_with_ids(agent: contex.Agent) -> list[str]:
+    """The needs, each with its id where the server tells it."""
+    lines = zip(agent.needs, need_lines(agent), strict=True)
+    return [f"{out.plain(need.id)}  {line}" if need.id else line for need, line in lines]
 
 
 def _updates(min_delta: contex.MinDelta | None) -> str:
@@ -201,12 +222,12 @@ async def listen(
         None, "Print each event written out for a prompt instead.", "--format"
     ),
 ) -> None:
-    """Begins with what the agent has not acknowledged, and goes on until Ctrl-C. When its needs are
-    changed meanwhile, what matches now and did not before is printed next.
+    """Begins with what the agent has not acknowledged, and goes on until Ctrl-C. Each line says
+    what has become of a datum: matched, updated, left, deleted, expired or erased.
     """
     session.follows = True
     client = session.client
-    acknowledger = Acknowledger(client, session.project, agent_id) if acknowledge else None
+    acknowledger: Acknowledger | None = None
     printed = 0
     try:
         opened = client.listen(
@@ -217,10 +238,15 @@ async def listen(
             on_needs_changed=_tell_change,
         )
         async with indexing_shown(session), opened as stream:
+            if acknowledge:
+                acknowledger = Acknowledger(client, session.project, agent_id, stream)
             async for matched in stream:
                 if session.json:
                     out.print_json(matched)
                 elif written is not None and not matched.context_omitted:
+                    if matched.kind is contex.MatchKind.LEFT:
+                        key = out.plain(matched.event.data_key)
+                        out.remark(f"left: {key} meets the needs no longer; as it is now:")
                     if printed:
                         sys.stdout.write(_BETWEEN.get(written, "\n"))
                     sys.stdout.write(matched.context.rstrip("\n") + "\n")
@@ -230,9 +256,7 @@ async def listen(
                     out.print_parts(out.matched_parts(matched))
                 out.flush()
                 if acknowledger is not None:
-                    # What a change of the needs brings is older than the position, which stays.
-                    cursor = stream.cursor if matched.backfilled else None
-                    acknowledger.printed = (None if cursor else stream.position, cursor)
+                    acknowledger.note()
                 printed += 1
                 if printed == count:
                     return
@@ -244,25 +268,29 @@ async def listen(
 def _tell_change(changed: contex.NeedsChanged) -> None:
     out.remark(
         f"the registration was changed: {out.counted(len(changed.agent.needs), 'need')}; "
-        f"{data_match(len(changed.data))} now and did not before"
+        "what that brings follows"
     )
-    show_missing(changed.omitted_count, out.remark)
 
 
 class Acknowledger:
-    """Acknowledges what was printed, at most twice a second, and at the end.
+    """Acknowledges what was printed of a stream, at most twice a second, and at the end."""
 
-    Attributes:
-        printed: How much has reached the reader: a position, or a cursor at or after it.
-    """
-
-    def __init__(self, client: contex.AsyncClient, project: str, agent_id: str) -> None:
-        self._client = client
-        self._project = project
-        self._agent_id = agent_id
-        self.printed: tuple[str | None, str | None] = (None, None)
-        self._acknowledged: tuple[str | None, str | None] = (None, None)
+    def __init__(
+        self,
+        client: contex.AsyncClient,
+        project: str,
+        agent_id: str,
+        stream: contex.Subscription[contex.MatchedEvent],
+    ) -> None:
+        self._acknowledge_up_to = partial(client.acknowledge, project, agent_id)
+        self._stream = stream
+        self._printed: _Reached = (None, None)
+        self._acknowledged: _Reached = (None, None)
         self._task = asyncio.create_task(self._run())
+
+    def note(self) -> None:
+        """Notes that everything that the stream handed out has reached the reader."""
+        self._printed = (self._stream.cursor, self._stream.position)
 
     async def close(self) -> None:
         self._task.cancel()
@@ -273,6 +301,7 @@ class Acknowledger:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_ACKNOWLEDGE_EVERY_S)
+            self.note()  # Nothing is being printed, and the stream may have moved on.
             try:
                 await self._acknowledge()
             except contex.ContexError as error:
@@ -280,7 +309,10 @@ class Acknowledger:
                 out.remark(f"not acknowledged yet: {error}")
 
     async def _acknowledge(self) -> None:
-        position, cursor = printed = self.printed
-        if printed != self._acknowledged:
-            await self._client.acknowledge(self._project, self._agent_id, position, cursor=cursor)
-            self._acknowledged = printed
+        """The position is further than the cursor inside of a message; neither moves back."""
+        (cursor, position), (last_cursor, last_position) = self._printed, self._acknowledged
+        if position is not None and position != last_position:
+            await self._acknowledge_up_to(position)
+        if cursor is not None and cursor != last_cursor:
+            await self._acknowledge_up_to(cursor=cursor)
+        self._acknowledged = (cursor, position)

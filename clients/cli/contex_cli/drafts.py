@@ -39,7 +39,7 @@ _LINE_KEYS = {
     *("tombstone", "expected_revision", "expected_state", "valid_for", "valid_until"),
     # Printed by `--json` too, and ignored, so that its output can be piped in.
     *("sequence", "time", "revision", "previous_sequence", "publisher", "opaque", "score"),
-    *("matches", "payload_omitted", "backfilled", "context", "deleted", "erased"),
+    *("matches", "payload_omitted", "backfilled", "kind", "context", "deleted", "erased"),
 }
 # What the service itself writes about agents, feedback, matching and erasures.
 _SERVICE_TYPES = {

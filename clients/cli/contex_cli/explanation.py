@@ -9,7 +9,7 @@ import contex
 
 from contex_cli import output as out
 from contex_cli.bars import bar, part_bar, signed_bar
-from contex_cli.matches import is_relative, parts_lines, probability_line, usual_line
+from contex_cli.matches import is_exact, is_relative, parts_lines, probability_line, usual_line
 
 _SIDE = 14
 _PART_BAR = 16
@@ -20,6 +20,8 @@ def show_explanation(explanation: contex.Explanation) -> None:
     """Prints the verdict, the terms that add up to it, the words and the passages."""
     _show_verdict(explanation)
     match = explanation.need_match
+    if is_exact(match):
+        return
     out.say_lines(parts_lines(match) if is_relative(match) else [probability_line(match)])
     out.say(usual_line(match))
     out.say()
@@ -42,6 +44,12 @@ def _show_verdict(explanation: contex.Explanation) -> None:
     # A need may exclude the key of a datum that reaches the threshold.
     sign = "≥" if match.score >= match.threshold else "<"
     verb = "matches" if explanation.matched else "does not match"
+    if is_exact(match):
+        out.say((out.plain(match.need), "bold"))
+        out.say(f"{out.plain(event.data_key)} r{event.revision}  {event.sequence}")
+        out.say((verb, "bold green" if explanation.matched else "bold yellow"))
+        out.say(out.plain(explanation.verdict))
+        return
     out.say((out.plain(match.need), "bold"))
     out.say(f"{out.plain(event.data_key)} r{event.revision}  {event.sequence}")
     score, threshold = out.told_apart(match.score, match.threshold)

@@ -20,6 +20,7 @@ _REASONS = {
     "EXCLUDED": "the need excludes the key",
     "BELOW_THRESHOLD": "nearly matched: below the threshold",
     "ANSWER_FULL": "the answer to its registration had no room",
+    "MUTED": "it does without such deliveries",
     "OTHER": "other",
 }
 
@@ -179,6 +180,7 @@ async def deliveries(
         "data key": "data_key",
         "rev": lambda delivery: f"r{delivery.revision}",
         "sequence": "sequence",
+        "change": lambda delivery: out.kind_text(delivery.change) if delivery.change else "",
         "how": _kind,
         "for": lambda delivery: [
             out.cell(need.need or f"need {need.need_index}", 60) for need in delivery.needs

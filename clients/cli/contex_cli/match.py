@@ -191,6 +191,7 @@ async def explain(
 async def backtest(
     session: Session,
     needs: tuple[str, ...] = argument((), "NEED", "What an agent might need, in plain words."),
+    filters: tuple[str, ...] = options.FILTERS,
     needs_file: str | None = options.NEEDS_FILE,
     exclude: tuple[str, ...] = options.EXCLUDE,
     *,
@@ -202,7 +203,7 @@ async def backtest(
     """Each event is judged as a live delivery is. The summary counts the events at other
     thresholds.
     """
-    specs = options.read_needs(needs, needs_file, exclude)
+    specs = options.read_needs(needs, needs_file, exclude, filters)
     if not specs:
         raise UsageError("missing; or use --needs-file", "NEED")
 
@@ -233,7 +234,10 @@ async def backtest(
     if summary is None:
         return
     needs_of = [contex.Need(need) if isinstance(need, str) else need for need in specs]
-    judged = [(n.text, default if n.threshold is None else n.threshold) for n in needs_of]
+    judged = [
+        (need.words, 1.0 if need.filter else default if need.threshold is None else need.threshold)
+        for need in needs_of
+    ]
     if session.json:
         out.print_json(summary_record(summary, judged))
     else:

@@ -57,6 +57,11 @@ def _show_parts(matched: contex.MatchedEvent, match: contex.Match) -> None:
     out.say()
 
 
+def is_exact(match: contex.Match) -> bool:
+    """Whether the need is a filter: then the score is not made of anything."""
+    return not match.scorer
+
+
 def is_relative(match: contex.Match) -> bool:
     """Whether the score is one of earlier versions, which set a datum against all the others."""
     return match.share != 0
@@ -134,7 +139,7 @@ def need_line(need: contex.Need) -> str:
         facts.append(f"at most {need.max_matches}")
     if need.exclude_data_keys:
         facts.append(f"not {', '.join(map(out.plain, need.exclude_data_keys))}")
-    return out.plain(need.text) + (f"  ({'; '.join(facts)})" if facts else "")
+    return out.plain(need.words) + (f"  ({'; '.join(facts)})" if facts else "")
 
 
 def need_lines(agent: contex.Agent) -> list[str]:

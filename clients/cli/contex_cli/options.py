@@ -15,6 +15,7 @@ from contex_cli.parameters import UsageError, argument, option
 from contex_cli.times import Place, parse_moment, parse_place, parse_since
 
 T = TypeVar("T")
+_MUTABLE = ("updated", "left", "deleted", "expired")
 AGENT_ID = argument(..., "AGENT", "The agent's id.")
 DATA_KEY = argument(..., "KEY", "The datum.")
 AS_OF = option(
@@ -42,9 +43,17 @@ MAX_TOKENS = option(
 FORMAT = option(None, "Print the data written out for a prompt instead.", "--format")
 NEEDS_FILE = option(
     None,
-    "A file of needs: .yaml or .json with a list of texts and of objects with text, threshold, "
-    "max_matches and exclude; any other has one need a line, # starts a comment.",
+    "A file of needs: .yaml or .json with a list of texts and of objects with text or filter, "
+    "threshold, max_matches and exclude; any other has one need a line, # starts a comment.",
     metavar="FILE",
+)
+FILTERS = option(
+    (),
+    "A need as a filter, such as 'key=orders/*, type-prefix=order.': key, type, type-prefix, "
+    "publisher and meta (meta=KEY=VALUE), each as often as it takes, no-service-events, or "
+    "'everything' alone. Repeatable.",
+    "--filter",
+    metavar="FILTER",
 )
 EXCLUDE = option(
     (), "Data keys that never match these needs, with *, ? and \\. Repeatable.", metavar="GLOB"
@@ -53,7 +62,18 @@ _SINCE = "After this sequence, or from this time on: 2026-01-31T15:30:00Z, 15:30
 _UNTIL = "Up to and including this sequence or time."
 _POINTER = "Leave out updates that don't change the value at this JSON pointer. Repeatable."
 _PAGE = 1_000
-_NEED_KEYS = ("text", "threshold", "max_matches", "exclude")
+_NEED_KEYS = ("text", "filter", "threshold", "max_matches", "exclude", "id")
+"""The id follows from the text or filter: what `agents show` prints can be given again."""
+_FILTER_LISTS = {
+    "key": "data_keys",
+    "type": "event_types",
+    "type-prefix": "event_type_prefixes",
+    "publisher": "publishers",
+}
+_NEXT_PART = re.compile(
+    rf",\s*(?=(?:{'|'.join((*_FILTER_LISTS, 'meta'))})=|no-service-events\s*(?:,|$))"
+)
+"""A comma before a part of a filter; any other belongs to the value before it."""
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -61,6 +81,35 @@ def _pair(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise ValueError(f"{text!r} is not KEY=VALUE")
     return key, value
+
+
+def parse_filter(text: str) -> contex.EventFilter:
+    """A filter as it is written out, by `EventFilter.words` as well.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if text.strip() == "everything":
+        return contex.EventFilter()
+    lists: dict[str, list[str]] = {name: [] for name in _FILTER_LISTS.values()}
+    metadata: dict[str, str] = {}
+    without_service = False
+    for part in _NEXT_PART.split(text.strip()):
+        name, _, value = part.partition("=")
+        if name in _FILTER_LISTS and value:
+            lists[_FILTER_LISTS[name]].append(value)
+        elif name == "meta":
+            metadata.update([_pair(value)])
+        elif part == "no-service-events":
+            without_service = True
+        else:
+            known = ", ".join(f"{name}=" for name in (*_FILTER_LISTS, "meta"))
+            raise ValueError(f"{part!r} is no part of a filter; these are {known}")
+    return contex.EventFilter(
+        **{name: tuple(values) for name, values in lists.items()},
+        metadata=metadata,
+        exclude_service_events=without_service,
+    )
 
 
 def exact_key(glob: str) -> str | None:
@@ -174,11 +223,47 @@ class MinDelta:
         return None if self.only_changes is None else contex.MinDelta(self.only_changes)
 
 
+def _kinds(text: str) -> tuple[contex.MatchKind, ...]:
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if names == ["none"]:
+        return ()
+    for name in names or [""]:
+        if name not in _MUTABLE:
+            raise ValueError(f"{name!r} is not one of {', '.join(_MUTABLE)}; or none")
+    return tuple(map(contex.MatchKind, names))
+
+
+@dataclass
+class Muted:
+    """Which deliveries an agent does without."""
+
+    muted_kinds: tuple[contex.MatchKind, ...] | None = option(
+        None,
+        "Kinds of deliveries that it does without: updated,left,deleted,expired; or none.",
+        "--mute",
+        metavar="KINDS",
+        parse=_kinds,
+    )
+    exclude_own: bool | None = option(
+        None,
+        "Don't deliver what the publisher that is named like the agent publishes, or do.",
+        "--exclude-own/--include-own",
+    )
+
+
 def read_needs(
-    needs: Sequence[str], file: str | None, exclude: Sequence[str] = ()
+    needs: Sequence[str],
+    file: str | None,
+    exclude: Sequence[str] = (),
+    filters: Sequence[str] = (),
 ) -> list[str | contex.Need]:
-    """The given needs and those of a file, in this order; without options they are texts."""
+    """The given needs, filters, and those of a file, in this order; texts if without options."""
     specs: list[str | contex.Need] = list(needs)
+    for text in filters:
+        try:
+            specs.append(contex.Need(filter=parse_filter(text)))
+        except ValueError as error:
+            raise UsageError(str(error), "--filter") from None
     if file is not None:
         try:
             specs += _read_file(file)
@@ -217,10 +302,10 @@ def _read_file(file: str) -> list[str | contex.Need]:
 def _need(item: Any, place: str) -> str | contex.Need:
     if isinstance(item, str):
         return item
-    if not isinstance(item, dict) or not isinstance(item.get("text"), str):
-        raise InputError(f"{place}: neither a text nor an object with a text")
+    if not isinstance(item, dict) or not isinstance(item.get("text") or item.get("filter"), str):
+        raise InputError(f"{place}: neither a text nor an object with a text or a filter")
     if unknown := [key for key in item if key not in _NEED_KEYS]:
-        known = ", ".join(_NEED_KEYS)
+        known = ", ".join(_NEED_KEYS[:-1])
         raise InputError(f"{place}: unknown key {unknown[0]!r}; known are {known}")
     exclude = item.get("exclude") or []
     exclude = [exclude] if isinstance(exclude, str) else exclude
@@ -231,4 +316,11 @@ def _need(item: Any, place: str) -> str | contex.Need:
         raise InputError(f"{place}: threshold is not a number")
     if max_matches is not None and (type(max_matches) is not int or max_matches < 1):
         raise InputError(f"{place}: max_matches is not a number from 1")
-    return contex.Need(item["text"], threshold, max_matches, tuple(exclude))
+    wanted = None
+    if item.get("filter") is not None:
+        try:
+            wanted = parse_filter(str(item["filter"]))
+        except ValueError as error:
+            raise InputError(f"{place}: {error}") from None
+    text = item.get("text") or ""
+    return contex.Need(text, threshold, max_matches, tuple(exclude), wanted)

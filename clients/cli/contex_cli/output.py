@@ -17,7 +17,7 @@ from contex_cli.exits import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from contex import Erasure, Event, MatchedEvent
+    from contex import Erasure, Event, MatchedEvent, MatchKind
     from rich.console import Console
     from rich.table import Column
     from rich.table import Table as Table
@@ -447,11 +447,22 @@ def matched_line(matched: MatchedEvent, limit: int = 80) -> str:
 
 
 def matched_parts(matched: MatchedEvent, limit: int = 80) -> list[str]:
-    """A matched event for people: its score and the need that it met best, then the event."""
-    best = max(matched.matches, key=lambda match: match.score)
-    more = f" (+{len(matched.matches) - 1})" if len(matched.matches) > 1 else ""
-    met = f"{matched.score:.2f}  {plain(best.need, 50)}{more}  ←"
-    return [met, *event_parts(matched.event, limit, best.path)]
+    """A matched event for people: what it tells of its datum, if it was delivered to an agent, its
+    score and the need that it met best, if it met any, then the event.
+    """
+    parts = [] if matched.kind is None else [kind_text(matched.kind)]
+    path = ""
+    if matched.matches:
+        best = max(matched.matches, key=lambda match: match.score)
+        more = f" (+{len(matched.matches) - 1})" if len(matched.matches) > 1 else ""
+        parts.append(f"{matched.score:.2f}  {plain(best.need, 50)}{more}  ←")
+        path = best.path
+    return [*parts, *event_parts(matched.event, limit, path)]
+
+
+def kind_text(kind: MatchKind) -> str:
+    """What a delivery tells of its datum, in one word."""
+    return kind.name.lower()
 
 
 def print_parts(parts: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ _OTHER_NAMES = {
     "text": ("first",),
     "need": ("need_text", "first"),
     "exclude_data_keys": ("exclude",),
+    "filter": ("filters",),
     "json_pointers": ("pointers",),
     "max_context_tokens": ("max_tokens",),
     "context_format": ("written",),

@@ -123,7 +123,7 @@ def _payload(event: Event) -> dict[str, Any]:
 
 def _matched(matched: MatchedEvent) -> dict[str, Any]:
     values = _merged("event", "score")(matched)
-    for name in ("context", "context_omitted"):
+    for name in ("context", "context_omitted", "kind"):
         if not values[name]:
             del values[name]
     return values
@@ -175,9 +175,12 @@ _SHAPES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "HeldBack": _merged("data"),
     "KnownDatum": lambda known: _fields(known) | {"stale": known.stale},
     "MatchedEvent": _matched,
-    "Need": lambda need: (
-        picked(need, "text", "threshold", "max_matches") | {"exclude": need.exclude_data_keys}
-    ),
+    "Need": lambda need: {
+        **picked(need, "text", "threshold", "max_matches"),
+        "exclude": need.exclude_data_keys,
+        "filter": None if need.filter is None else need.filter.written(),
+        "id": need.id,
+    },
     "Patch": _patch,
     "Registration": _merged("agent"),
     "Revision": _merged("event"),

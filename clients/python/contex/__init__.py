@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ._values.agents import Need as Need
     from ._values.agents import NeedsChanged as NeedsChanged
     from ._values.agents import Registration as Registration
+    from ._values.agents import RegistrationOutcome as RegistrationOutcome
     from ._values.audit import AuditAction as AuditAction
     from ._values.audit import AuditFormat as AuditFormat
     from ._values.audit import AuditPiece as AuditPiece
@@ -42,9 +43,11 @@ if TYPE_CHECKING:
     from ._values.events import Durability as Durability
     from ._values.events import Erasure as Erasure
     from ._values.events import Event as Event
+    from ._values.events import EventFilter as EventFilter
     from ._values.events import KeyState as KeyState
     from ._values.events import Match as Match
     from ._values.events import MatchedEvent as MatchedEvent
+    from ._values.events import MatchKind as MatchKind
     from ._values.events import Moment as Moment
     from ._values.events import OmittedDatum as OmittedDatum
     from ._values.match import BacktestProgress as BacktestProgress
@@ -144,10 +147,11 @@ _NAMES = {
     "_sync.publish_stream": """SyncPublishStream""",
     "_sync.state": """SyncStateStream""",
     "_sync.subscription": """SyncSubscription""",
-    "_values.events": """Context ContextFormat Durability Erasure Event KeyState Match
-        MatchedEvent Moment OmittedDatum""",
+    "_values.events": """Context ContextFormat Durability Erasure Event EventFilter KeyState
+        Match MatchKind MatchedEvent Moment OmittedDatum""",
     "_values.agents": """Agent AgentContext AgentStream DeliveredNeed Delivery DeliveryKind
-        HeldBack HeldBackReason KnownDatum MinDelta Need NeedsChanged Registration""",
+        HeldBack HeldBackReason KnownDatum MinDelta Need NeedsChanged Registration
+        RegistrationOutcome""",
     "_values.match": """BacktestProgress BacktestSummary Contribution Explanation Feedback
         MatchAnswer MatchingStatus NeedSummary PassageScore TermHit""",
     "_values.state": """Blame BlamedPart Change ChangeKind Datum Patch PatchOmitted Revision

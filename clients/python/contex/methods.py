@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from . import payload as payloads
 
 if TYPE_CHECKING:
     from ._values.agents import Agent
-    from ._values.events import Erasure, Match, MatchedEvent
+    from ._values.events import Erasure, Event, EventFilter, Match, MatchedEvent, MatchKind
     from ._values.match import Contribution
     from ._values.state import Datum
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOST_WORDS = 1_000
+"""Characters of a filter that is written out; servers cut it there."""
 
 MatchesByNeed: TypeAlias = "dict[str, list[tuple[MatchedEvent, Match]]]"
 
@@ -63,12 +65,69 @@ class EventMethods:
 
 class MatchedEventMethods:
     __slots__ = ()
+    event: Event
     matches: tuple[Match, ...]
+    kind: MatchKind | None
 
     @property
     def score(self) -> float:
         """The best score of its matches."""
         return max((match.score for match in self.matches), default=0.0)
+
+    def apply_to(self, held: MutableMapping[str, MatchedEvent]) -> None:
+        """Keeps a dict true, of what an agent holds by data key.
+
+        With every delivery of a `listen` applied in its order, also those that come again, the dict
+        has exactly what exists and meets the agent's needs.
+        """
+        key, revision, kind = self.event.data_key, self.event.revision, self.kind
+        if not key or (key in held and held[key].event.revision > revision):
+            return  # An erasure of revisions before the held one, or a delivery that comes again.
+        if kind is None or kind.name in ("MATCHED", "UPDATED"):
+            held[key] = cast("MatchedEvent", self)
+        elif kind.name != "OTHER":
+            held.pop(key, None)
+
+
+class EventFilterMethods:
+    __slots__ = ()
+    event_types: tuple[str, ...]
+    data_keys: tuple[str, ...]
+    publishers: tuple[str, ...]
+    event_type_prefixes: tuple[str, ...]
+    metadata: Mapping[str, str]
+    exclude_service_events: bool
+
+    @property
+    def words(self) -> str:
+        """The filter as `Match.need` has it, which may be cut: `key=orders/*, type=order.paid`."""
+        words = self.written()
+        return words if len(words) <= _MOST_WORDS else f"{words[: _MOST_WORDS - 1]}…"
+
+    def written(self) -> str:
+        """The whole filter, written out."""
+        lists = {
+            "key": self.data_keys,
+            "type": self.event_types,
+            "type-prefix": self.event_type_prefixes,
+            "publisher": self.publishers,
+            "meta": [f"{key}={value}" for key, value in self.metadata.items()],
+        }
+        parts = [f"{name}={value}" for name, values in lists.items() for value in sorted({*values})]
+        if self.exclude_service_events:
+            parts.append("no-service-events")
+        return ", ".join(parts) or "everything"
+
+
+class NeedMethods:
+    __slots__ = ()
+    text: str
+    filter: EventFilter | None
+
+    @property
+    def words(self) -> str:
+        """What `Match.need` has for it: the text, or the filter written out."""
+        return self.text if self.filter is None else self.filter.words
 
 
 class RegistrationMethods:
@@ -78,7 +137,7 @@ class RegistrationMethods:
 
     def by_need(self) -> MatchesByNeed:
         """Groups the data by need: the agent's needs in their order, best score first."""
-        return by_need([need.text for need in self.agent.needs], self.data)
+        return by_need([need.words for need in self.agent.needs], self.data)
 
 
 class KnownDatumMethods:

@@ -7,9 +7,8 @@ error to `on_error`, or calls `on_end` or `on_silence`, drops the call and waits
 Why no item is lost or seen twice: messages are only taken whole, all items of one are handed out
 before anything else is read, and a new call starts at the cursor of the last message taken.
 
-The data of a needs_changed message are older than the position that the stream has reached, and
-come in the order of their scores. They are handed out like events but leave `position` as it is:
-if it moved to one of them, resuming from there would skip those still to come.
+What a registration brings an agent has its place where the registration is, but the events are
+older. They leave `position` where it is: it would move back, and what came before would come again.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import grpc
 
 from .backoff import Backoff
 from .errors import ContexError, Unavailable, is_transient
-from .lazy import agents, events
+from .lazy import agents, events, wire
 
 if TYPE_CHECKING:
     from .agents import NeedsChanged
@@ -55,7 +54,7 @@ class ResumableStream(Generic[T]):
         reconnect: Whether a break is mended; if not, it is raised.
         ends: Whether the stream is complete when it ends (a replay); if not, that is a break.
         backoff: Computes the waits between calls.
-        on_needs_changed: Called with a changed registration before its data are handed out.
+        on_needs_changed: Called with a changed registration before what it brings is handed out.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class ResumableStream(Generic[T]):
         self._on_needs_changed = on_needs_changed
         self._items: Iterator[T] = iter(())
         self._items_left = 0
-        self._items_are_new = True
+        self._is_inside = False
         self._received_cursor: str | None = None
         self.cursor: str | None = None
         self.position: str | None = None
@@ -102,6 +101,11 @@ class ResumableStream(Generic[T]):
         return resumed
 
     @property
+    def handed_out(self) -> tuple[str | None, str | None]:
+        """How far all was handed out: a message's cursor, and inside the next one a sequence."""
+        return self.cursor, self.position if self._is_inside else None
+
+    @property
     def silence_limit_s(self) -> float:
         """Seconds without a message after which a connection is considered broken."""
         interval_ms = getattr(self._request, "heartbeat_interval_ms", 0)
@@ -120,17 +124,14 @@ class ResumableStream(Generic[T]):
         batch = message.events.events if kind == "events" else ()
         self._items = map(self._decode, batch)
         self._items_left = len(batch)
-        changed = None
+        self._is_inside = False
+        if not self._items_left:
+            self.cursor = self._received_cursor
         if kind == "needs_changed":
             listened = cast("agent_service_pb2.ListenResponse", message)
             changed = self.needs_changed = agents.needs_changed(listened.needs_changed)
-            self._items = cast("Iterator[T]", iter(changed.data))
-            self._items_left = len(changed.data)
-        self._items_are_new = changed is None
-        if not self._items_left:
-            self.cursor = self._received_cursor
-        if changed is not None and self._on_needs_changed is not None:
-            self._on_needs_changed(changed)
+            if self._on_needs_changed is not None:
+                self._on_needs_changed(changed)
 
     def take(self) -> T | None:
         """Hands out the next item of the last message; None if another must be read."""
@@ -138,11 +139,17 @@ class ResumableStream(Generic[T]):
             return None
         item = next(self._items)
         self._items_left -= 1
-        if self._items_are_new:
-            self.position = events.sequence_of(cast("Event | MatchedEvent", item))
+        self._move(cast("Event | MatchedEvent", item))
         if not self._items_left:
-            self.cursor = self._received_cursor
+            self.cursor, self._is_inside = self._received_cursor, False
         return item
+
+    def _move(self, item: Event | MatchedEvent) -> None:
+        sequence = events.sequence_of(item)
+        order, position = wire.sequence_order, self.position
+        is_listening = isinstance(item, events.MatchedEvent)
+        if not is_listening or position is None or order(sequence) > order(position):
+            self.position, self._is_inside = sequence, True
 
     def take_all(self) -> None:
         """Marks all items of the last message as handed out."""

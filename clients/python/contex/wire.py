@@ -300,6 +300,12 @@ def order(backwards: bool) -> event_pb2.Order.ValueType:
     return event_pb2.ORDER_BACKWARDS if backwards else event_pb2.ORDER_FORWARDS
 
 
+def sequence_order(sequence: str) -> tuple[int, int]:
+    """A sequence as the two integers by which it is compared."""
+    ms, _, number = sequence.partition("-")
+    return int(ms), int(number or 0)
+
+
 def new_request_id() -> str:
     """A fresh idempotency key."""
     return uuid.uuid4().hex
@@ -314,11 +320,11 @@ def member(kind: type[E], value: object, name: str) -> E:
     """
     if isinstance(value, bool):
         raise TypeError(f"{name}: expected a {kind.__name__}, not {value}")
+    # "other" is only ever an answer.
+    members = [one for one in kind if one.name != "OTHER"]
     try:
-        return kind(value)
+        return members[members.index(kind(value))]
     except ValueError:
-        # "other" is only ever an answer.
-        members = [one for one in kind if one.name != "OTHER"]
         choices = ", ".join(repr(m.value) if isinstance(m.value, str) else m.name for m in members)
         message = f"{name}: {value!r} is no {kind.__name__}, which are {choices}"
         raise ValueError(message) from None

@@ -41,7 +41,8 @@ async def demo(
     """Publishes the documentation of this machine's Python, or anyone's data, to a server of its
     own; registers agents, delivers updates, kills the server with kill -9 in the middle of a
     stream and starts it again. Compares what every agent received and what is in the log with
-    what must be, and removes everything afterwards. Exit code 0 only if every check held.
+    what must be, also for an agent that is away until the end, and removes everything afterwards.
+    Exit code 0 only if every check held.
     """
     if (documents is None) != (needs is None):
         raise UsageError("they go together", "--documents, --needs")

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from contex_demo.expected import Missed
 from contex_demo.verification import DeliveryFindings, HitRates, LogFindings, percentile
 
+NOTES = ("updated", "left", "deleted")
+"""What becomes of the three notes."""
+
 
 class Row(NamedTuple):
     """A line of the summary; `required` is empty for what is only measured."""
@@ -34,6 +37,13 @@ class Figures:
         answers_expected: Answers that a person would point at and that are published.
         missed: Those that were not delivered at registration, and why; at most 100.
         update_reached_best: The agent whose need an updated datum fits best received it.
+        told: What the agent that was online was told of its notes after the restart, by key.
+        kinds: How many deliveries of each kind the agents had that listened.
+        online: Deliveries to the agent that listened, of the two with the same needs.
+        offline: Deliveries to the one that was away until the end.
+        same: Whether both had the same deliveries, in the same order.
+        held: Data that the agents hold at the end, all together.
+        stale: Those of them that are not the latest revision, or are deleted.
     """
 
     corpus: str = ""
@@ -69,6 +79,13 @@ class Figures:
     delivery: DeliveryFindings | None = None
     reconnects: int = 0
     unrecorded: int = 0
+    told: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+    online: int = 0
+    offline: int = 0
+    same: bool = False
+    held: int = 0
+    stale: int = 0
     stop: float = 0.0
     total: float = 0.0
 
@@ -110,10 +127,16 @@ class Figures:
         if delivery is not None:
             rows += [
                 _equal("deliveries", self.deliveries, self.deliveries_expected, at_least=1),
+                Row("of these", ", ".join(f"{n:,} {kind}" for kind, n in self.kinds.items())),
                 _none("received and not on record", self.unrecorded),
                 _none("deliveries missing", delivery.missing),
                 _none("deliveries twice or out of order", delivery.duplicated, delivery.unordered),
                 _none("deliveries of no match or no event", delivery.unexpected, delivery.unknown),
+                _claim("told of three notes", ", ".join(self.told.values()), ", ".join(NOTES)),
+                _equal("deliveries to one online, one offline", self.offline, self.online, 1),
+                _claim("the same ones in the same order", "yes" if self.same else "no", "yes"),
+                Row("data that the agents hold", f"{self.held:,}"),
+                _none("held and stale or gone", self.stale),
             ]
         rows.append(Row("first start, stop by SIGTERM", f"{self.start:.2f} s, {self.stop:.2f} s"))
         return [*rows, Row("the whole run", f"{self.total:.1f} s")]

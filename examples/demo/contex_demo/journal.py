@@ -29,8 +29,7 @@ class Journal:
     def draft(self, document: Document) -> NewEvent:
         """An event that publishes `document`, noted under a new mark."""
         payload = json.dumps(document.data, ensure_ascii=False, separators=(",", ":")).encode()
-        mark = f"{len(self.published):06}"
-        self.published[mark] = (document.data_key, digest(payload))
+        mark = self._mark(document.data_key, payload)
         return NewEvent(
             data_key=document.data_key,
             payload=payload,
@@ -38,6 +37,16 @@ class Journal:
             description=document.description,
             metadata={MARK: mark},
         )
+
+    def deletion(self, data_key: str) -> NewEvent:
+        """An event that deletes a datum, noted under a new mark."""
+        mark = self._mark(data_key, b"")
+        return NewEvent(data_key=data_key, tombstone=True, metadata={MARK: mark})
+
+    def _mark(self, data_key: str, payload: bytes) -> str:
+        mark = f"{len(self.published):06}"
+        self.published[mark] = (data_key, digest(payload))
+        return mark
 
     def acknowledge(self, drafts: Sequence[NewEvent], receipts: Sequence[Receipt]) -> None:
         for draft, receipt in zip(drafts, receipts, strict=True):

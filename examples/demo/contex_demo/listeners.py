@@ -11,7 +11,7 @@ from typing import Self
 
 from contex import AsyncClient, MatchedEvent, Subscription
 
-from contex_demo.verification import Delivered
+from contex_demo.verification import HELD_KINDS, Delivered
 
 _HEARTBEAT_MS = 1_000
 _POLL_S = 0.01
@@ -24,27 +24,32 @@ class Listener:
     agent_id: str
     subscription: Subscription[MatchedEvent]
     delivered: list[Delivered] = field(default_factory=list)
+    held: dict[str, MatchedEvent] = field(default_factory=dict)
 
     async def run(self) -> None:
         async for matched in self.subscription:
             arrived, event = time.monotonic(), matched.event
+            kind = matched.kind.name.lower() if matched.kind is not None else ""
+            matched.apply_to(self.held)
             self.delivered.append(
-                Delivered(event.sequence, event.data_key, event.revision, arrived, matched.score)
+                Delivered(
+                    event.sequence, event.data_key, event.revision, kind, arrived, matched.score
+                )
             )
 
 
 class Listeners:
-    """Agents that listen, each from after a sequence on, as an async context manager."""
+    """Agents that listen, each from a cursor on or at its own, as an async context manager."""
 
-    def __init__(self, client: AsyncClient, project: str, starts: Mapping[str, str]) -> None:
+    def __init__(self, client: AsyncClient, project: str, starts: Mapping[str, str | None]) -> None:
         self.all = [
             Listener(
                 agent_id,
                 client.listen(
-                    project, agent_id, after_sequence=sequence, heartbeat_interval_ms=_HEARTBEAT_MS
+                    project, agent_id, cursor=cursor, heartbeat_interval_ms=_HEARTBEAT_MS
                 ),
             )
-            for agent_id, sequence in starts.items()
+            for agent_id, cursor in starts.items()
         ]
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
@@ -84,6 +89,10 @@ class Listeners:
             if self.deliveries != count:
                 count, since = self.deliveries, time.monotonic()
 
+    def of(self, agent_id: str) -> Listener:
+        """The one that is this agent."""
+        return next(listener for listener in self.all if listener.agent_id == agent_id)
+
     def raise_failures(self) -> None:
         """Raises the error of a subscription that has ended with one."""
         for task in self._tasks:
@@ -91,12 +100,15 @@ class Listeners:
                 raise error
 
     def received(self, sequence: str, since: float) -> list[tuple[str, float, float]]:
-        """Who received an event, after how many milliseconds from `since`, with which score."""
+        """Who received an event, after how many milliseconds from `since`, with which score.
+
+        Without those that it told that a datum is gone.
+        """
         received = []
         for listener in self.all:
             newest_first = reversed(listener.delivered)
             delivery = next((d for d in newest_first if d.sequence == sequence), None)
-            if delivery is not None:
+            if delivery is not None and delivery.kind in HELD_KINDS:
                 ms = (delivery.arrived - since) * 1000
                 received.append((listener.agent_id, ms, delivery.score))
         return sorted(received, key=lambda receipt: receipt[1])

@@ -116,6 +116,21 @@ class View:
         not_shown = f" ({more} not shown)" if more > 0 else ""
         self.say(f"{len(receivers)} agents received it{not_shown}")
 
+    def told(self, agent_id: str, kinds: Mapping[str, str]) -> None:
+        """What an agent was told of some data."""
+        shown = table("datum", f"what {agent_id} was told")
+        for key, kind in kinds.items():
+            shown.add_row(cell(key), kind)
+        self._console.print(shown)
+
+    def twins(self, online: tuple[str, Mapping[str, int]], offline: Mapping[str, int]) -> None:
+        """The deliveries to two agents, one of them listening all the time, by kind."""
+        name, counts = online
+        shown = table("delivered", name, "the one that was away")
+        for kind in dict.fromkeys((*counts, *offline)):
+            shown.add_row(kind, f"{counts.get(kind, 0):,}", f"{offline.get(kind, 0):,}")
+        self._console.print(shown)
+
     def killed(self, figures: Figures, deliveries: int) -> None:
         self.say(
             f"killed after {figures.acknowledged_before_kill:,} acknowledgements with "

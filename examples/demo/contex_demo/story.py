@@ -16,7 +16,7 @@ from contex import AsyncClient, NewEvent, Registration
 
 from contex_demo.corpus import AgentPlan, Corpus, Document
 from contex_demo.expected import Expected, Missed, expected_answers, missed, undelivered
-from contex_demo.figures import Figures, percentiles
+from contex_demo.figures import NOTES, Figures, percentiles
 from contex_demo.journal import Journal, Logged
 from contex_demo.listeners import Listeners
 from contex_demo.rendering import View
@@ -27,6 +27,8 @@ from contex_demo.verification import (
     check_deliveries,
     check_log,
     hit_rates,
+    same_deliveries,
+    stale,
 )
 
 PROJECT = "demo"
@@ -40,7 +42,7 @@ _DOCUMENT_WINDOW = 2
 _REGISTRATIONS_AT_ONCE = 4
 _EXPLAINED = 100
 """Most expected answers whose absence is explained."""
-_TIMED_DATA = 60
+_TIMED_DATA = 50
 _TIMED_PAUSE_S = 0.02
 _STREAMED_DATA = 200
 _STREAM_BATCH = 10
@@ -85,6 +87,8 @@ class Story:
         self._registrations: dict[str, Registration] = {}
         self._matched_keys: set[str] = set()
         self._killed_ms = 0
+        self._online = ""
+        self._notes: list[Document] = []
         self.figures = Figures(corpus=corpus.name, agents=len(corpus.agents), needs=corpus.needs)
 
     async def run(self) -> Figures:
@@ -102,16 +106,19 @@ class Story:
         await self._register_agents()
 
         self._view.step(f"{len(self._corpus.agents)} agents listen")
-        starts = {name: answer.sequence for name, answer in self._registrations.items()}
+        starts = {name: answer.cursor for name, answer in self._registrations.items()}
         async with Listeners(self._client, PROJECT, starts) as self._listeners:
             joined = await self._listeners.until_caught_up(SETTLE_S)
             self._view.say(f"all are live after {joined * 1000:.0f} ms")
             await self._update_one()
             self._view.step(f"Add a datum that nobody knew before: {late.data_key}")
             self._view.received(await self._publish_and_watch(late))
+            await self._publish_notes()
             await self._time_deliveries()
             await self._kill_in_the_middle()
             await self._ask_what_they_knew()
+            await self._change_notes()
+            await self._come_back()
             await self._verify(starts)
         figures.stop = await self._server.stop()
         figures.total = time.monotonic() - started
@@ -169,6 +176,9 @@ class Story:
         self._registrations = {
             agent.agent_id: answer for agent, answer in zip(agents, answers, strict=True)
         }
+        self._online = max(agents, key=lambda agent: len(self._of(agent).data)).agent_id
+        twin = next(agent for agent in agents if agent.agent_id == self._online)
+        await register(replace(twin, agent_id=self._offline))
         figures = self.figures
         ranked = []
         for agent in agents:
@@ -183,7 +193,18 @@ class Story:
         published = frozenset(key for key, _ in self._journal.published.values())
         figures.hits = hit_rates(ranked, published)
         self._view.matches(self._corpus, self._registrations, figures)
+        self._view.say(
+            f"{self._offline} has the needs of {self._online}, and stays away until the end"
+        )
         await self._explain_missed(published)
+
+    def _of(self, agent: AgentPlan) -> Registration:
+        return self._registrations[agent.agent_id]
+
+    @property
+    def _offline(self) -> str:
+        """The agent that has the same needs as another one, and does not listen."""
+        return f"{self._online}-away"
 
     async def _explain_missed(self, published: frozenset[str]) -> None:
         """Says of every expected answer that was not delivered what its score is, and why."""
@@ -246,8 +267,57 @@ class Story:
         await self._listeners.until_quiet(_QUIET_S, SETTLE_S)
         return self._listeners.received(sequence, started)
 
+    async def _publish_notes(self) -> None:
+        """Three data that the two agents with the same needs want."""
+        needs = self._registrations[self._online].agent.needs
+        self._notes = [
+            Document(f"note/{number}", needs[0].text, {"note": needs[0].text, "number": number})
+            for number in range(1, len(NOTES) + 1)
+        ]
+        self._view.step(f"Publish {len(self._notes)} notes for {self._online}: {needs[0].text}")
+        sequences = [await self._publish_one(note) for note in self._notes]
+        await self._listeners.until_quiet(_QUIET_S, SETTLE_S)
+        self._view.told(self._online, self._told(sequences))
+
+    async def _change_notes(self) -> None:
+        """One is updated, one is about something else from now on, one is deleted."""
+        self._view.step("Update a note, change the subject of another, delete the third")
+        updated, left, deleted = self._notes
+        other = replace(left, description="Lorem ipsum dolor sit amet", data={"sky": "clear"})
+        sequences = [
+            await self._publish_one(self._next_edition(updated)),
+            await self._publish_one(other),
+            await self._publish_draft(self._journal.deletion(deleted.data_key)),
+        ]
+        await self._listeners.until_quiet(_QUIET_S, SETTLE_S)
+        self.figures.told = self._told(sequences)
+        self._view.told(self._online, self.figures.told)
+
+    def _told(self, sequences: Sequence[str]) -> dict[str, str]:
+        """What the agent that is online was told by some events, by data key."""
+        delivered = self._listeners.of(self._online).delivered
+        return {d.data_key: d.kind for d in delivered if d.sequence in sequences}
+
+    async def _come_back(self) -> None:
+        """The agent that was away gets what the one with the same needs got as it happened."""
+        self._view.step(f"{self._offline} comes back")
+        figures, online = self.figures, self._listeners.of(self._online)
+        async with Listeners(self._client, PROJECT, {self._offline: None}) as alone:
+            await alone.until_caught_up(SETTLE_S)
+            offline = alone.all[0].delivered
+        figures.online, figures.offline = len(online.delivered), len(offline)
+        figures.same = same_deliveries(online.delivered, offline)
+        counts = [Counter(d.kind for d in each) for each in (online.delivered, offline)]
+        self._view.twins((self._online, counts[0]), counts[1])
+        same = (
+            "the same deliveries in the same order" if figures.same else "NOT the same deliveries"
+        )
+        self._view.say(f"both have {same}")
+
     async def _publish_one(self, document: Document) -> str:
-        draft = self._journal.draft(document)
+        return await self._publish_draft(self._journal.draft(document))
+
+    async def _publish_draft(self, draft: NewEvent) -> str:
         receipts = await self._client.publish_batch(PROJECT, [draft])
         self._journal.acknowledge([draft], receipts)
         return receipts[0].sequence
@@ -355,10 +425,10 @@ class Story:
         figures.log_entries = len(log)
         figures.published = len(self._journal.published)
         figures.acknowledged = len(self._journal.acknowledged)
-        figures.log = check_log(log, self._journal, len(self._corpus.agents))
+        figures.log = check_log(log, self._journal, len(self._corpus.agents) + 1)
 
         async def read(name: str) -> list[Delivered]:
-            """The matches once more from the log, by a new stream, to its end."""
+            """The deliveries once more, by a new stream, to its end."""
             async with Listeners(self._client, PROJECT, {name: starts[name]}) as alone:
                 await alone.until_caught_up(SETTLE_S)
                 return alone.all[0].delivered
@@ -378,6 +448,10 @@ class Story:
         total = DeliveryFindings()
         for listener in listeners.all:
             total += check_deliveries(listener.delivered, again[listener.agent_id], by_sequence)
+            held = {key: matched.event.revision for key, matched in listener.held.items()}
+            figures.held += len(held)
+            figures.stale += stale(held, log)
+        figures.kinds = dict(Counter(d.kind for each in listeners.all for d in each.delivered))
         figures.delivery = total
         figures.deliveries = listeners.deliveries
         figures.deliveries_expected = sum(map(len, again.values()))

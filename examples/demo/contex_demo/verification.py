@@ -12,6 +12,9 @@ from contex_demo.corpus import Need
 from contex_demo.journal import Journal, Logged
 
 AGENT_REGISTERED = "agent_registered"
+HELD_KINDS = ("matched", "updated")
+"""Deliveries that a datum is there, in the words of the client; the others say that it is gone."""
+_ENDS = ("data_deleted", "data_expired")
 _SERVICE_TYPES = {AGENT_REGISTERED, "matching_background_changed"}
 """What the server writes into the log by itself."""
 
@@ -42,8 +45,8 @@ class DeliveryFindings:
     """What is wrong with the deliveries of one agent, against an independent second reading.
 
     Attributes:
-        missing: Matched according to the second reading, and never delivered.
-        unexpected: Delivered, and not in the second reading.
+        missing: In the second reading, and never delivered, or not as the same kind.
+        unexpected: Delivered, and not in the second reading, or not as the same kind.
         duplicated: Deliveries beyond the first of one event.
         unordered: Deliveries whose sequence is not greater than the one before.
         unknown: Delivered, and not in the log like this.
@@ -66,6 +69,7 @@ class Delivered:
     sequence: str
     data_key: str
     revision: int
+    kind: str = ""
     arrived: float = 0.0
     score: float = 0.0
 
@@ -138,19 +142,39 @@ def check_deliveries(
         log: The log by sequence.
     """
     counts = Counter(delivery.sequence for delivery in live)
-    expected = {delivery.sequence for delivery in again}
+    delivered = {(delivery.sequence, delivery.kind) for delivery in live}
+    expected = {(delivery.sequence, delivery.kind) for delivery in again}
     unknown = 0
     for delivery in live:
         entry = log.get(delivery.sequence)
         expected_entry = (delivery.data_key, delivery.revision)
         unknown += entry is None or (entry.data_key, entry.revision) != expected_entry
     return DeliveryFindings(
-        missing=len(expected - counts.keys()),
-        unexpected=len(counts.keys() - expected),
+        missing=len(expected - delivered),
+        unexpected=len(delivered - expected),
         duplicated=counts.total() - len(counts),
         unordered=_unordered(delivery.sequence for delivery in live),
         unknown=unknown,
     )
+
+
+def same_deliveries(one: Sequence[Delivered], other: Sequence[Delivered]) -> bool:
+    """Whether two agents were delivered the same, in the same order and as the same kinds."""
+
+    def told(deliveries: Sequence[Delivered]) -> list[tuple[str, str, int, str]]:
+        return [(d.sequence, d.data_key, d.revision, d.kind) for d in deliveries]
+
+    return told(one) == told(other)
+
+
+def stale(held: Mapping[str, int], log: Iterable[Logged]) -> int:
+    """How many data an agent holds, by key and revision, that are not the latest of the log."""
+    latest = {
+        entry.data_key: 0 if entry.event_type in _ENDS else entry.revision
+        for entry in log
+        if entry.data_key
+    }
+    return sum(latest.get(key) != revision for key, revision in held.items())
 
 
 @dataclass(frozen=True, slots=True)

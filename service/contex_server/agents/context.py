@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from contex_server.agents.journal import AgentKnowledge, SentDatum, Stream
+from contex_server.agents.journal import AgentKnowledge, DeliveredNeed, SentDatum, Stream
 from contex_server.agents.journal_reader import (
-    DeliveredNeed,
     JournalReader,
     TextRoom,
     delivered_needs,
     need_texts,
 )
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import BEGINNING, Agent, Entry, KeyState, Match, utf8_bytes
+from contex_server.kernel.model import BEGINNING, Agent, Change, Entry, KeyState, Match, utf8_bytes
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.kernel.slices import sliced
@@ -49,7 +48,7 @@ class HeldBackReason(Enum):
     MIN_DELTA = auto()
     EXCLUDED = auto()
     BELOW_THRESHOLD = auto()
-    ANSWER_FULL = auto()
+    MUTED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +147,7 @@ class AgentContextReader:
         known, size_bytes = await asyncio.to_thread(
             _known, knowledge, deliveries, state, self.answer_bytes // 3
         )
+        known = await self._with_times(project, agent_id, known)
         # What they leave is for events, a third for those of each list.
         max_bytes = (self.answer_bytes - size_bytes) // 3
         if payloads:
@@ -168,6 +168,20 @@ class AgentContextReader:
             pending_omitted,
             held_back_omitted,
         )
+
+    async def _with_times(
+        self, project: str, agent_id: str, known: list[KnownDatum]
+    ) -> list[KnownDatum]:
+        """The same with when each was sent."""
+        places = [datum.delivery.place for datum in known if datum.delivery.place is not None]
+        times = await self.journals.sent_times(project, agent_id, places)
+        dated: list[KnownDatum] = []
+        async for datum in sliced(known):
+            place = datum.delivery.place
+            if place is not None and place in times:
+                datum = replace(datum, delivery=replace(datum.delivery, sent_ms=times[place]))
+            dated.append(datum)
+        return dated
 
     async def _with_events(
         self, project: str, known: list[KnownDatum], max_bytes: int
@@ -197,24 +211,20 @@ class AgentContextReader:
         """The data that matched or nearly did at the moment, and had not been sent as they were."""
         engine = self.engine
         async with self.queries.index_at(project, moment.sequence) as (index, _):
-            encodings = await engine.encode_needs(index, agent.needs, registered=False)
             # Everything that comes near, excluded data too: it is sorted out below.
             wide_needs = [
                 replace(
                     need,
                     threshold=need.threshold / 2 if near_misses else need.threshold,
-                    max_matches=len(index.data) or 1,
+                    max_matches=len(index.latest) or 1,
                     exclude=frozenset(),
                 )
                 for need in agent.needs
             ]
-            matched = await index.worker.work(
-                index.data.search, wide_needs, encodings, scope.admits
-            )
-            latest = {data_key: index.latest[data_key] for data_key, _ in matched}
+            found = await engine.find(index, wide_needs, scope.admits, registered=False)
+        matched = await engine.matched(project, found)
         unsent: list[_UnsentDatum] = []
-        async for data_key, wide_matches in sliced(matched):
-            sequence = latest[data_key]
+        async for data_key, sequence, wide_matches in sliced(matched):
             delivery = deliveries.get(data_key)
             if delivery is not None and delivery.event >= sequence:
                 continue
@@ -254,8 +264,8 @@ class AgentContextReader:
                     break
             else:
                 return HeldBackReason.MIN_DELTA
-        if delivery is None and knowledge.registered and sequence < knowledge.registered:
-            return HeldBackReason.ANSWER_FULL
+        if delivery is not None and not delivery.deleted and Change.UPDATED in agent.muted:
+            return HeldBackReason.MUTED
         return None
 
     async def _fetch(

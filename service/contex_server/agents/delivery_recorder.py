@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -21,13 +20,13 @@ from contex_server.events.feed import Chunk
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failures import Failures
-from contex_server.kernel.model import Agent, Event, Match, Origin, Sequence
-from contex_server.log.agents import JournalStore, Sent, SentEvent
+from contex_server.kernel.model import BEGINNING, Agent, Event, Match, Origin, Sequence
+from contex_server.log.agents import JournalStore, Sending, Sent, SentEvent
 
 log = structlog.get_logger(__name__)
 
-_STREAM, _NEEDS_CHANGED, _ANSWER = "stream", "needs_changed", "answer"
-"""Kinds of messages, as stored; the names are those of `contex.v1.DeliveryKind`."""
+_ANSWER = "answer"
+"""The kind of a message, as stored; the names are those of `contex.v1.DeliveryKind`."""
 _BACKOFF_S = (0.05, 2.0)
 _MAX_EVENTS = 256
 """Maximum number of events in a note; longer messages are split."""
@@ -39,6 +38,7 @@ class _Waiting(NamedTuple):
 
     project: str
     messages: tuple[Sent, ...]
+    sendings: tuple[Sending, ...]
     repeated: bool
     future: asyncio.Future[None]
 
@@ -76,18 +76,23 @@ class DeliveryRecorder:
         events = tuple(_sent_event(event, matches) for event, matches in data)
         if self.enabled and events:
             position = max(event.sequence for event in events)
-            await self.record(project, _split(agent, "", 0, _ANSWER, position, events))
+            await self.record(project, _split(agent, position, events))
 
     def stream(self, project: str, agent_id: str, origin: Origin) -> StreamRecorder:
         """Records a new stream of an agent."""
         return StreamRecorder(self, project, agent_id, origin)
 
     async def record(
-        self, project: str, messages: Iterable[Sent], *, repeated: bool = False
+        self,
+        project: str,
+        messages: Iterable[Sent] = (),
+        sendings: Iterable[Sending] = (),
+        *,
+        repeated: bool = False,
     ) -> None:
-        """Waits until messages are recorded; raises as `answered`."""
+        """Waits until something is recorded; raises as `answered`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(project, tuple(messages), repeated, future))
+        self._waiting.append(_Waiting(project, tuple(messages), tuple(sendings), repeated, future))
         self._wake.set()
         await future
 
@@ -108,8 +113,11 @@ class DeliveryRecorder:
         error: Exception | None = None
         try:
             await self.store.note_sent(
+                project, [message for item in pending for message in item.messages]
+            )
+            await self.store.note_sending(
                 project,
-                [message for item in pending for message in item.messages],
+                [sending for item in pending for sending in item.sendings],
                 repeated=any(item.repeated for item in pending),
             )
         except ContexError as refused:
@@ -138,11 +146,12 @@ class StreamRecorder:
     agent_id: str
     origin: Origin
     stream_id: str = field(default_factory=lambda: uuid4().hex[:16])
-    _number: int = 0
+    _position: Sequence = BEGINNING
     _opened: bool = False
 
-    async def opened(self, start: Sequence) -> None:
-        """Records that the stream was opened."""
+    async def opened(self, start: Sequence, position: Sequence) -> None:
+        """Records that the stream was opened after an event, at a place of the inbox."""
+        self._position = position
         if self.recorder.enabled:
             await self._note(start)
             self._opened = True
@@ -158,32 +167,20 @@ class StreamRecorder:
         """Records what is about to be sent; waits while the store is away."""
         if not self.recorder.enabled or not chunk.deliveries:
             return
-        messages = self._messages(chunk)
+        upto = chunk.deliveries[-1].sequence
+        sending = Sending(self.agent_id, self.stream_id, self._position, upto)
         backoff, repeated = Backoff(*_BACKOFF_S), False
-        while messages:
+        while True:
             try:
-                await self.recorder.record(self.project, messages, repeated=repeated)
+                await self.recorder.record(self.project, sendings=[sending], repeated=repeated)
             except ContexError as error:
                 if error.reason is not Reason.STORE_UNAVAILABLE:
                     raise
-                # What was written already is skipped, by the messages' numbers.
                 await backoff.wait()
                 repeated = True
             else:
+                self._position = upto
                 return
-
-    def _messages(self, chunk: Chunk) -> list[Sent]:
-        kind, deliveries = _STREAM, chunk.deliveries
-        if chunk.change is not None:
-            kind, deliveries = _NEEDS_CHANGED, chunk.change.data
-        messages: list[Sent] = []
-        for agent, several in groupby(deliveries, key=lambda delivery: delivery.agent):
-            assert agent is not None, "deliveries of an agent's feed name its registration"
-            events = tuple(_sent_event(delivery.event, delivery.matches) for delivery in several)
-            parts = _split(agent, self.stream_id, self._number + 1, kind, chunk.position, events)
-            self._number += len(parts)
-            messages += parts
-        return messages
 
     async def _closed(self) -> None:
         with suppress(ContexError):
@@ -200,21 +197,14 @@ class StreamRecorder:
             log.warning("stream_unrecorded", project=self.project, agent_id=self.agent_id)
 
 
-def _split(
-    agent: Agent,
-    stream_id: str,
-    number: int,
-    kind: str,
-    position: Sequence,
-    events: tuple[SentEvent, ...],
-) -> list[Sent]:
+def _split(agent: Agent, position: Sequence, events: tuple[SentEvent, ...]) -> list[Sent]:
     needs = tuple(need.text for need in agent.needs)
     return [
         Sent(
             agent.agent_id,
-            stream_id,
-            number + index,
-            kind,
+            "",
+            index,
+            _ANSWER,
             agent.updated_ms,
             position,
             needs,
@@ -224,8 +214,7 @@ def _split(
     ]
 
 
-def _sent_event(event: Event | None, matches: tuple[Match, ...]) -> SentEvent:
-    assert event is not None, "matched events have been decoded"
+def _sent_event(event: Event, matches: tuple[Match, ...]) -> SentEvent:
     return SentEvent(
         event.sequence,
         event.data_key,

@@ -13,6 +13,7 @@ from typing import TypeVar, TypeVarTuple
 
 import orjson
 
+from contex_server.kernel.inbox_ids import event_of
 from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Range, Sequence
 from contex_server.log.audit import Note
 from contex_server.match.agent_codec import decode_agent
@@ -60,6 +61,16 @@ class StreamClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class DeliveredNeed:
+    """A need that an event was sent for; `need` is "" if it is not on record, or has no room."""
+
+    need_index: int
+    need: str
+    score: float
+    need_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SentDatum:
     """An event that the agent was sent.
 
@@ -67,6 +78,9 @@ class SentDatum:
         needs: The needs that it met: position in the agent's list, and score.
         registration: When the registration with these needs was made, unix ms.
         resend: Whether the agent had been sent it before.
+        change: What it told the agent; 0 of answers, and of what earlier versions sent.
+        place: Where it is in the agent's inbox; None of those.
+        told: The needs as they were told with it.
     """
 
     event: Sequence
@@ -77,6 +91,9 @@ class SentDatum:
     registration: int
     sent_ms: int
     resend: bool = False
+    change: int = 0
+    place: Sequence | None = None
+    told: tuple[DeliveredNeed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +111,24 @@ class SentMessage:
     kind: str
     position: Sequence
     events: tuple[SentDatum, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InboxSent:
+    """A part of its inbox that the agent was sent.
+
+    Attributes:
+        note: Its note in the journal.
+        after: The id after which it begins.
+        upto: The id up to which it goes.
+        before: The id up to which anything was sent before.
+    """
+
+    note: Sequence
+    stream_id: str
+    after: Sequence
+    upto: Sequence
+    before: Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +152,7 @@ class AgentKnowledge:
         texts: The needs of earlier registrations that `deliveries` refers to.
         sent: The newest event that it was sent.
         sent_ms: When it was last sent anything; 0: never.
+        inbox: The id up to which it was sent its inbox.
     """
 
     record: bytes = b""
@@ -128,6 +164,7 @@ class AgentKnowledge:
     texts: dict[int, list[str]] = field(default_factory=dict)
     sent: Sequence = BEGINNING
     sent_ms: int = 0
+    inbox: Sequence = BEGINNING
 
     def add_record(self, record: bytes) -> None:
         """Remembers a registration by when it was made."""
@@ -145,6 +182,7 @@ JournalNote = (
     | Stream
     | StreamClosed
     | SentMessage
+    | InboxSent
     | Acknowledgement
     | AgentKnowledge
 )
@@ -165,6 +203,10 @@ def fold_journal(notes: Iterable[Note]) -> AgentKnowledge:
                     last = knowledge.deliveries.get(sent.data_key)
                     if sent.data_key and (last is None or last.revision < sent.revision):
                         knowledge.deliveries[sent.data_key] = sent
+            case InboxSent() as part:
+                knowledge.sent_ms = part.note.ms
+                knowledge.inbox = max(knowledge.inbox, part.upto)
+                knowledge.sent = max(knowledge.sent, event_of(part.upto))
             case Acknowledgement(cursor=cursor):
                 knowledge.cursor = cursor
             case Stream() as stream:
@@ -227,6 +269,9 @@ def _decode_note(note: Note) -> JournalNote:
         return StreamClosed(body.decode())
     text, _, raw_origin = body.decode().partition("\t")
     match kind, text.split(" "):
+        case b"s", [stream_id, *places]:
+            after, upto, before = map(Sequence.parse, places)
+            return InboxSent(note.sequence, stream_id, after, upto, before)
         case b"a", [position, cursor]:
             return Acknowledgement(
                 Sequence.parse(position), Sequence.parse(cursor), Origin.parse(raw_origin)
@@ -308,13 +353,15 @@ def _decode_checkpoint(fields: dict[bytes, bytes]) -> AgentKnowledge:
                 Sequence.parse(start),
                 Origin.parse(origin) if origin else UNKNOWN,
             )
+    inbox = _decode_cursor(fields.get(b"sent", b"").decode())
     knowledge = AgentKnowledge(
+        inbox=inbox,
         record=fields[b"record"],
         cursor=_decode_cursor(fields[b"cursor"].decode()),
         deliveries=deliveries,
         streams=streams,
         texts=texts,
-        sent=max((delivery.event for delivery in deliveries.values()), default=BEGINNING),
+        sent=max([event_of(inbox), *(delivery.event for delivery in deliveries.values())]),
         sent_ms=max((delivery.sent_ms for delivery in deliveries.values()), default=0),
     )
     if knowledge.record:

@@ -1,15 +1,22 @@
-"""Reads agents' journals: what an agent knew at a moment, and who was sent what."""
+"""Reads agents' journals: what an agent knew at a moment, and who was sent what.
+
+What an agent was sent is the part of its inbox up to which the journal says that it was sent. Of
+answers, and of what earlier versions sent, the journal itself says what it was.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
 from contex_server.agents.journal import (
     AgentKnowledge,
+    DeliveredNeed,
+    InboxSent,
     RegistrationNote,
     SentDatum,
     SentMessage,
@@ -19,15 +26,31 @@ from contex_server.agents.journal import (
     note_pages,
     read_note,
 )
+from contex_server.inbox.entry import Decision
+from contex_server.inbox.reader import InboxReader
+from contex_server.inbox.subscriber import Subscriber
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence, utf8_bytes
+from contex_server.kernel.inbox_ids import LAST_ENTRY, event_of, inbox_id
+from contex_server.kernel.model import (
+    BEGINNING,
+    END_OF_TIME,
+    Change,
+    Range,
+    Sequence,
+    utf8_bytes,
+)
 from contex_server.kernel.scope import Scope
 from contex_server.kernel.slices import sliced
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.audit import Note
+from contex_server.log.inboxes import InboxEntry
 from contex_server.match.agent_codec import AgentDamaged, decode_agent
 
 _PAGE = 256
+_INBOX_PAGE = 500
+_SEARCHED = 4_096
+"""Notes of a journal that are searched for those that tell when an entry was sent."""
+_STREAM = "stream"
 _AGENTS = 200
 """Number of agents whose notes are fetched together."""
 
@@ -38,15 +61,6 @@ _TEXTS_BYTES = 512 * 1024
 
 NeedTexts = dict[int, list[str]]
 """The texts of an agent's needs, by when the registration was made."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveredNeed:
-    """A need that an event was sent for; `need` is "" if it is not on record, or has no room."""
-
-    need_index: int
-    need: str
-    score: float
 
 
 @dataclass(slots=True)
@@ -80,6 +94,7 @@ class JournalReader:
 
     agents: AgentStore
     store: JournalStore
+    inboxes: InboxReader
 
     async def knowledge_at(self, project: str, agent_id: str, until_ms: int) -> AgentKnowledge:
         """What an agent knew at the end of a millisecond.
@@ -94,7 +109,70 @@ class JournalReader:
         knowledge = await asyncio.to_thread(fold_journal, notes)
         if not knowledge.record:
             raise _not_registered(project, agent_id, until_ms)
+        await self._add_inbox(project, agent_id, knowledge, until)
         return knowledge
+
+    async def _add_inbox(
+        self, project: str, agent_id: str, knowledge: AgentKnowledge, until: Sequence
+    ) -> None:
+        """What an agent knew by its inbox."""
+        made = made_ms(knowledge.record)
+        sent: dict[str, tuple[Sequence, Decision]] = {}
+        span = Range(until=min(knowledge.inbox, inbox_id(until)))
+        async for place, decision in self._decisions(project, agent_id, span):
+            if decision.data_key:
+                sent[decision.data_key] = place, decision
+        async for name, (place, decision) in sliced(sent.items()):
+            last = knowledge.deliveries.get(name)
+            if last is None or last.revision <= decision.revision:
+                knowledge.deliveries[name] = _sent_datum(decision, made, place.ms, place=place)
+
+    async def sent_times(
+        self, project: str, agent_id: str, places: Iterable[Sequence]
+    ) -> dict[Sequence, int]:
+        """When entries of an agent's inbox were sent first, in unix milliseconds, by their ids."""
+        times: dict[Sequence, int] = {}
+        left = sorted(places)
+        since = Range(Sequence(left[0].ms, 0).prev()) if left and left[0].ms else Range()
+        async for note in self._notes(project, agent_id, since):
+            part = decode_note(note) if b"s" in note.fields else None
+            if isinstance(part, InboxSent):
+                first, last = bisect_right(left, part.after), bisect_right(left, part.upto)
+                times |= dict.fromkeys(left[first:last], part.note.ms)
+                del left[first:last]
+            if not left:
+                break
+        return times
+
+    async def _sendings(
+        self, project: str, agent_id: str, place: Sequence
+    ) -> AsyncGenerator[InboxSent, None]:
+        """The parts of its inbox that an agent was sent with an entry in them."""
+        count = 0
+        since = Range(Sequence(place.ms, 0).prev()) if place.ms else Range()
+        async for note in self._notes(project, agent_id, since):
+            if b"s" in note.fields:
+                part = decode_note(note)
+                if isinstance(part, InboxSent) and part.after < place <= part.upto:
+                    yield part
+            count += 1
+            if count == _SEARCHED:
+                return
+
+    async def _decisions(
+        self, project: str, agent_id: str, span: Range
+    ) -> AsyncGenerator[tuple[Sequence, Decision], None]:
+        """What was decided for an agent in a range of its inbox."""
+        subscriber = await self.inboxes.subscriber(project, agent_id)
+        texts = {} if subscriber is None else subscriber.texts
+        while page := await self.inboxes.store.inbox(project, agent_id, span, _INBOX_PAGE):
+            decisions = await self.inboxes.decisions(project, texts, page)
+            for (place, _), decision in zip(page, decisions, strict=True):
+                if decision.change is not Change.REGISTERED:
+                    yield place, decision
+            if len(page) < _INBOX_PAGE:
+                return
+            span = span.rest(page[-1].id)
 
     async def deliveries_to(
         self,
@@ -111,19 +189,47 @@ class JournalReader:
         Raises:
             ContexError: AGENT_NOT_FOUND if it has neither a journal nor a registration.
         """
-        messages: list[SentMessage] = []
+        parts: list[SentMessage | list[RecordedDelivery]] = []
+        room = TextRoom()
         events, place = 0, None
         async for note in self._notes(project, agent_id, span):
             message = await read_note(note, decode_note, note)
             if isinstance(message, SentMessage):
-                messages.append(message)
+                parts.append(message)
                 events += len(message.events)
-                if events >= count:
-                    place = message.place
-                    break
-        if not messages and await self._is_unknown(project, agent_id):
+            elif isinstance(message, InboxSent):
+                found = await self.inbox_sent(project, agent_id, message, scope, room)
+                parts.append(found[::-1] if span.backwards else found)
+                events += len(found)
+            if events >= count:
+                place = note.sequence
+                break
+        if not parts and await self._is_unknown(project, agent_id):
             raise agent_not_found(project, agent_id)
-        return await self._deliveries(project, agent_id, messages, scope, TextRoom()), place
+        messages = [part for part in parts if isinstance(part, SentMessage)]
+        recorded = await self._deliveries(project, agent_id, messages, scope, room)
+        by_message: dict[Sequence, list[RecordedDelivery]] = {}
+        for delivery in recorded:
+            by_message.setdefault(delivery.message.place, []).append(delivery)
+        return [
+            delivery
+            for part in parts
+            for delivery in (
+                by_message.get(part.place, []) if isinstance(part, SentMessage) else part
+            )
+        ], place
+
+    async def inbox_sent(
+        self, project: str, agent_id: str, part: InboxSent, scope: Scope, room: TextRoom
+    ) -> list[RecordedDelivery]:
+        """The deliveries of a part of an inbox."""
+        recorded: list[RecordedDelivery] = []
+        async for place, decision in self._decisions(
+            project, agent_id, Range(part.after, part.upto)
+        ):
+            if scope.admits(decision.data_key):
+                recorded.append(_recorded(agent_id, part, place, decision, room))
+        return recorded
 
     async def recipients(
         self, project: str, event: Sequence, after: str, count: int, scope: Scope
@@ -134,12 +240,13 @@ class JournalReader:
             About `count` deliveries, by agent, and the agent to continue after, or "".
         """
         places = await self.store.receivers(project, event)
-        agent_ids = sorted(agent_id for agent_id in places if agent_id > after)
+        held = await self._inboxes_with(project, event, await self.store.journals(project))
+        agent_ids = sorted(agent_id for agent_id in {*places, *held} if agent_id > after)
         recorded: list[RecordedDelivery] = []
         room = TextRoom()
         for start in range(0, len(agent_ids), _AGENTS):
             part = agent_ids[start : start + _AGENTS]
-            pairs = [(agent_id, place) for agent_id in part for place in places[agent_id]]
+            pairs = [(agent_id, place) for agent_id in part for place in places.get(agent_id, ())]
             notes = await self.store.journal_notes(project, pairs)
             by_agent: dict[str, list[SentMessage]] = {agent_id: [] for agent_id in part}
             for (agent_id, _), note in zip(pairs, notes, strict=True):
@@ -149,9 +256,60 @@ class JournalReader:
             for agent_id, messages in by_agent.items():
                 deliveries = await self._deliveries(project, agent_id, messages, scope, room)
                 recorded += [d for d in deliveries if d.datum.event == event]
+                for place, decision in held.get(agent_id, ()):
+                    if scope.admits(decision.data_key):
+                        async for sending in self._sendings(project, agent_id, place):
+                            recorded.append(_recorded(agent_id, sending, place, decision, room))
                 if len(recorded) >= count and agent_id != agent_ids[-1]:
                     return recorded, agent_id
         return recorded, ""
+
+    async def _inboxes_with(
+        self, project: str, event: Sequence, agent_ids: Iterable[str]
+    ) -> dict[str, list[tuple[Sequence, Decision]]]:
+        """The entries of some agents' inboxes that are about an event."""
+        found: dict[str, list[tuple[Sequence, Decision]]] = {}
+        spans = {agent_id: _entries_of(event) for agent_id in agent_ids}
+        subscribers = await self.inboxes.subscribers(project)
+        steps = [
+            (agent_id, step)
+            for agent_id, subscriber in subscribers.items()
+            for step in subscriber.steps
+            if step > event and agent_id in spans
+        ]
+        agents = list(spans.items())
+        for start in range(0, len(agents), _AGENTS):
+            some = dict(agents[start : start + _AGENTS])
+            pages = await self.inboxes.store.inboxes(project, some, _INBOX_PAGE)
+            for agent_id, page in pages.items():
+                if page:
+                    found[agent_id] = await self._about(project, subscribers, agent_id, page, event)
+        for agent_id, step in steps:
+            span = _entries_of(step)
+            while page := await self.inboxes.store.inbox(project, agent_id, span, _INBOX_PAGE):
+                about = await self._about(project, subscribers, agent_id, page, event)
+                found.setdefault(agent_id, []).extend(about)
+                if len(page) < _INBOX_PAGE:
+                    break
+                span = span.rest(page[-1].id)
+        return found
+
+    async def _about(
+        self,
+        project: str,
+        subscribers: Mapping[str, Subscriber],
+        agent_id: str,
+        page: list[InboxEntry],
+        event: Sequence,
+    ) -> list[tuple[Sequence, Decision]]:
+        """The entries that are about an event."""
+        texts = subscribers[agent_id].texts if agent_id in subscribers else {}
+        decisions = await self.inboxes.decisions(project, texts, page)
+        return [
+            (place, decision)
+            for (place, _), decision in zip(page, decisions, strict=True)
+            if decision.event == event and decision.change is not Change.REGISTERED
+        ]
 
     async def sent_by(
         self, project: str, agent_id: str, event: Sequence, scope: Scope
@@ -165,6 +323,7 @@ class JournalReader:
             places = places[:1] + places[1 - _RESENDS :]
         notes = await self.store.journal_notes(project, [(agent_id, place) for place in places])
         decoded = [decode_note(note) for note in notes if note is not None]
+        found = await self._sent_of_inbox(project, agent_id, event, scope)
         first: dict[int, tuple[SentDatum, Sequence]] = {}
         for message in decoded:
             if not isinstance(message, SentMessage):
@@ -179,7 +338,21 @@ class JournalReader:
                 for _, record in _records_in(before or ()):
                     if record:
                         records[made_ms(record)] = record
-        return [(sent, records[made]) for made, (sent, _) in first.items() if made in records]
+        before_inboxes = [(s, records[made]) for made, (s, _) in first.items() if made in records]
+        return before_inboxes + found
+
+    async def _sent_of_inbox(
+        self, project: str, agent_id: str, event: Sequence, scope: Scope
+    ) -> list[tuple[SentDatum, bytes]]:
+        """The same of its inbox."""
+        found: list[tuple[SentDatum, bytes]] = []
+        held = await self._inboxes_with(project, event, [agent_id])
+        for place, decision in held.get(agent_id, ()):
+            if decision.matches and scope.admits(decision.data_key):
+                record = await self.registration_at(project, agent_id, event_of(place))
+                if record:
+                    found.append((_sent_datum(decision, made_ms(record), 0, place=place), record))
+        return found
 
     async def registration_at(self, project: str, agent_id: str, event: Sequence) -> bytes:
         """The registration as of an event; the first one on record if that is later.
@@ -278,6 +451,42 @@ class JournalReader:
         return await self.agents.agent(project, agent_id) is None
 
 
+def _entries_of(event: Sequence) -> Range:
+    """What an event brought an agent."""
+    before = inbox_id(event).prev() if event > BEGINNING else BEGINNING
+    return Range(before, inbox_id(event, LAST_ENTRY))
+
+
+def _sent_datum(
+    decision: Decision, registration: int, sent_ms: int, *, place: Sequence, resend: bool = False
+) -> SentDatum:
+    needs = tuple((match.need_index, match.score) for match in decision.matches)
+    gone = decision.change not in (Change.MATCHED, Change.UPDATED)
+    return SentDatum(
+        decision.event,
+        decision.data_key,
+        decision.revision,
+        gone,
+        needs,
+        registration,
+        sent_ms,
+        resend,
+        decision.change,
+        place,
+        tuple(DeliveredNeed(m.need_index, m.need, m.score, m.need_id) for m in decision.matches),
+    )
+
+
+def _recorded(
+    agent_id: str, part: InboxSent, place: Sequence, decision: Decision, room: TextRoom
+) -> RecordedDelivery:
+    """An entry of an inbox, as it was sent."""
+    datum = _sent_datum(decision, 0, part.note.ms, place=place, resend=place <= part.before)
+    message = SentMessage(part.note, part.stream_id, _STREAM, event_of(part.upto), (datum,))
+    needs = tuple(replace(need, need=room.take(need.need)) for need in datum.told)
+    return RecordedDelivery(agent_id, message, datum, needs)
+
+
 def need_texts(records: Iterable[bytes]) -> NeedTexts:
     """The texts of the needs of stored registrations; none of those that are damaged."""
     texts: NeedTexts = {}
@@ -294,6 +503,8 @@ def delivered_needs(
     datum: SentDatum, texts: NeedTexts, room: TextRoom
 ) -> tuple[DeliveredNeed, ...]:
     """The needs that a datum was sent for, with their texts."""
+    if datum.place is not None:
+        return tuple(replace(need, need=room.take(need.need)) for need in datum.told)
     known = texts.get(datum.registration, [])
     return tuple(
         DeliveredNeed(index, room.take(known[index]) if index < len(known) else "", score)

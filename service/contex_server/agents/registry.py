@@ -5,23 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Self
 
 import orjson
 
 from contex_server.agents.delivery_recorder import DeliveryRecorder
+from contex_server.inbox.deciders import Deciders
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import (
     AGENT_REGISTERED,
     AGENT_UNREGISTERED,
     Agent,
+    Change,
+    EventFilter,
     MinDelta,
     Need,
     Origin,
 )
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
-from contex_server.log.agents import AgentStore, AgentWrite
+from contex_server.log.agents import AgentStore, AgentWrite, AgentWritten
 from contex_server.log.pages import check_readable, check_same_log
 from contex_server.log.port import EventLog
 from contex_server.match.agent_codec import (
@@ -32,19 +37,29 @@ from contex_server.match.agent_codec import (
 )
 from contex_server.match.queries import MatchQueries
 from contex_server.match.result import ContextBudget, MatchResult
+from contex_server.matching.agent_needs import in_words
 from contex_server.matching.embeddings import Embeddings
 
 _TRIES = 5
+_MAX_MATCHES = 10
+"""Data that an answer returns for each need, unless a registration says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class NeedSpec:
-    """A need as a caller states it; None: as the agent has it."""
+    """A need as a caller states it; None: as the agent has it. With a filter, the text is ""."""
 
     text: str
     threshold: float | None = None
     max_matches: int | None = None
     exclude: frozenset[str] = frozenset()
+    filter: EventFilter | None = None
+
+    @classmethod
+    def of(cls, need: Need) -> Self:
+        """How a need was stated."""
+        text = need.text if need.filter is None else ""
+        return cls(text, need.own_threshold, need.own_max_matches, need.exclude, need.filter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +74,16 @@ class AgentSpec:
     threshold: float | None
     max_matches: int | None
     min_delta: tuple[MinDelta | None] | None
+    muted: frozenset[Change] | None = None
+    exclude_own: bool | None = None
+
+
+class Outcome(Enum):
+    """What a registration did; see `contex.v1.RegistrationOutcome`."""
+
+    REGISTERED = auto()
+    CHANGED = auto()
+    UNCHANGED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +94,7 @@ class Registration:
     acknowledged: LogSequence
     answer: MatchResult
     resume: LogSequence
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +106,7 @@ class AgentRegistry:
     embeddings: Embeddings
     queries: MatchQueries
     recorder: DeliveryRecorder
+    deciders: Deciders
     default_threshold: float
 
     async def register(
@@ -104,10 +131,11 @@ class AgentRegistry:
         default_threshold = self.default_threshold
 
         def change(current: Agent | None, now_ms: int) -> Agent:
+            if current is not None and (same := _completed(current, spec)) is not None:
+                return _changed(current, same, now_ms)
             registered_ms = current.registered_ms if current else now_ms
-            return _changed(
-                Agent(agent_id, (), default_threshold, 0, registered_ms, now_ms), spec, now_ms
-            )
+            new = Agent(agent_id, (), default_threshold, _MAX_MATCHES, registered_ms, now_ms)
+            return _changed(new, spec, now_ms)
 
         return await self._write(project, agent_id, change, last_seen, budget, origin, scope)
 
@@ -178,16 +206,24 @@ class AgentRegistry:
         raise _conflict(agent_id)
 
     async def acknowledge(
-        self, project: str, agent_id: str, sequence: LogSequence, origin: Origin
+        self,
+        project: str,
+        agent_id: str,
+        sequence: LogSequence,
+        origin: Origin,
+        place: LogSequence | None = None,
     ) -> LogSequence:
         """Moves the durable cursor forward; returns its position.
+
+        Args:
+            place: Where the agent stands inside of what the event brought; None: after all of it.
 
         Raises:
             ContexError: AGENT_NOT_FOUND, SEQUENCE_IN_FUTURE, LOG_CHANGED.
         """
         bounds = await self.log.bounds(project)
         await check_same_log(self.log, project, bounds, sequence, readable=False)
-        cursor = await self.store.acknowledge(project, agent_id, sequence, origin)
+        cursor = await self.store.acknowledge(project, agent_id, sequence, origin, place)
         if cursor is None:
             raise agent_not_found(project, agent_id)
         return cursor
@@ -211,11 +247,18 @@ class AgentRegistry:
                 # Journals tell registrations apart by this time.
                 now_ms = max(now_ms, before.updated_ms + 1)
             agent = change(before, now_ms)
+            same = before is not None and agent == replace(before, updated_ms=agent.updated_ms)
+            if stored is not None and before is not None and same and cursor is None:
+                tail = (await self.log.bounds(project)).tail
+                written, agent = AgentWritten(tail, stored.cursor), before
+                outcome = Outcome.UNCHANGED
+                break
             # Embedded before the write: needs that can't be embedded are refused.
             model = await self.embeddings.decider_of(project)
             await self.embeddings.of_needs(
-                project, model, {need.digest: need.text for need in agent.needs}
+                project, model, {need.digest: need.text for _, need in in_words(agent.needs)}
             )
+            payload = registered_payload(agent, before, cursor)
             write = AgentWrite(
                 project,
                 agent_id,
@@ -223,28 +266,26 @@ class AgentRegistry:
                 encode_agent(agent),
                 cursor,
                 AGENT_REGISTERED,
-                event_codec.encode(AGENT_REGISTERED, registered_payload(agent, before), {}),
+                event_codec.encode(AGENT_REGISTERED, payload, {}),
                 origin,
             )
-            written = await self.store.write_agent(write)
-            if written is not None:
+            outcome = Outcome.REGISTERED if stored is None else Outcome.CHANGED
+            attempt = await self.store.write_agent(write)
+            if attempt is not None:
+                written = attempt
+                self.deciders.hint(project)
                 break
         else:
             raise _conflict(agent_id)
         answer = await self.queries.match_registered(
             project, agent.needs, at_least=written.sequence, budget=budget, scope=scope
         )
-        acknowledged = written.cursor
-        if cursor is None and stored is None and answer.sequence > acknowledged:
-            # The result contains what was published meanwhile, too.
-            moved = await self.store.acknowledge(project, agent_id, answer.sequence)
-            acknowledged = moved or acknowledged
         await self.recorder.answered(
             project,
             agent,
             [(datum.event, datum.matches) for datum in answer.data],
         )
-        return Registration(agent, acknowledged, answer, cursor or answer.sequence)
+        return Registration(agent, written.cursor, answer, cursor or written.cursor, outcome)
 
 
 def _conflict(agent_id: str) -> ContexError:
@@ -255,13 +296,30 @@ def _conflict(agent_id: str) -> ContexError:
     )
 
 
+def _completed(agent: Agent, spec: AgentSpec) -> AgentSpec | None:
+    """A registration by the needs that the agent has, with what it leaves open as it is; None if
+    it names other needs."""
+    needs = spec.needs or ()
+    had = list(map(NeedSpec.of, agent.needs))
+    if [(need.text, need.filter) for need in needs] != [(need.text, need.filter) for need in had]:
+        return None
+    completed = [
+        NeedSpec(
+            new.text,
+            old.threshold if new.threshold is None else new.threshold,
+            old.max_matches if new.max_matches is None else new.max_matches,
+            new.exclude or old.exclude,
+            new.filter,
+        )
+        for new, old in zip(needs, had, strict=True)
+    ]
+    return replace(spec, needs=tuple(completed))
+
+
 def _changed(agent: Agent, spec: AgentSpec, now_ms: int) -> Agent:
     threshold = agent.threshold if spec.threshold is None else spec.threshold
     max_matches = agent.max_matches if spec.max_matches is None else spec.max_matches
-    specs = spec.needs or [
-        NeedSpec(need.text, need.own_threshold, need.own_max_matches, need.exclude)
-        for need in agent.needs
-    ]
+    specs = spec.needs or map(NeedSpec.of, agent.needs)
     return replace(
         agent,
         needs=with_defaults(specs, threshold, max_matches),
@@ -269,6 +327,8 @@ def _changed(agent: Agent, spec: AgentSpec, now_ms: int) -> Agent:
         max_matches=max_matches,
         updated_ms=now_ms,
         min_delta=spec.min_delta[0] if spec.min_delta else agent.min_delta,
+        muted=agent.muted if spec.muted is None else spec.muted,
+        exclude_own=agent.exclude_own if spec.exclude_own is None else spec.exclude_own,
     )
 
 
@@ -284,6 +344,7 @@ def with_defaults(
             own_threshold=spec.threshold,
             own_max_matches=spec.max_matches,
             exclude=spec.exclude,
+            wanted=spec.filter,
         )
         for spec in specs
     )

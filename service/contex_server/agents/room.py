@@ -10,6 +10,7 @@ from contex_server.agents.delivery_recorder import DeliveryRecorder
 from contex_server.agents.journal_reader import JournalReader
 from contex_server.agents.needs import NeedReader
 from contex_server.agents.registry import AgentRegistry
+from contex_server.inbox.room import InboxRoom
 from contex_server.kernel.config import Settings
 from contex_server.match.room import MatchRoom
 from contex_server.matching.embeddings import Embeddings
@@ -34,19 +35,21 @@ def open_agents(
     embeddings: Embeddings,
     states: StateReader,
     match: MatchRoom,
+    inbox: InboxRoom,
     stack: AsyncExitStack,
 ) -> AgentsRoom:
     """Builds the room; the stack closes it."""
     log, store = storage.log, storage.store
     recorder = DeliveryRecorder(store.journals, enabled=settings.delivery_records)
     stack.push_async_callback(recorder.close)
-    journals = JournalReader(store.agents, store.journals)
+    journals = JournalReader(store.agents, store.journals, inbox.reader)
     registry = AgentRegistry(
         log,
         store.agents,
         embeddings,
         match.queries,
         recorder,
+        inbox.deciders,
         default_threshold=settings.match_threshold,
     )
     contexts = AgentContextReader(

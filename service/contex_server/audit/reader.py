@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from contex_server.agents import journal
+from contex_server.agents.journal_reader import JournalReader, RecordedDelivery, TextRoom
 from contex_server.audit.records import (
     AUDIT,
     REFUSALS,
@@ -29,11 +30,13 @@ from contex_server.kernel.model import (
     MATCH_FEEDBACK,
     MODEL_CHANGED,
     SERVICE,
+    Change,
     Event,
     Origin,
     Range,
     Sequence,
 )
+from contex_server.kernel.scope import EVERYTHING
 from contex_server.kernel.slices import Slices, sliced
 from contex_server.log.agents import JournalStore
 from contex_server.log.audit import AuditStore, Note
@@ -55,6 +58,7 @@ class AuditReader:
     log: EventLog
     store: AuditStore
     journals: JournalStore
+    agents: JournalReader
 
     async def read(
         self,
@@ -129,7 +133,9 @@ class AuditReader:
             for group in [page] if name else _groups(page):
                 events = {} if name else await self._events(project, group)
                 for note in group:
-                    if is_journal:
+                    if is_journal and b"s" in note.fields:
+                        records = await self._sent(project, note, name)
+                    elif is_journal:
                         records = await journal.read_note(note, _journal_records, note, name)
                     elif _published(note) > _INLINE_EVENTS:
                         records = await asyncio.to_thread(_audit_records, note, name, events)
@@ -137,6 +143,29 @@ class AuditReader:
                         records = _audit_records(note, name, events)
                     for record in reversed(records) if span.backwards else records:
                         yield record
+
+    async def _sent(self, project: str, note: Note, agent_id: str) -> list[AuditRecord]:
+        """What an agent was sent of its inbox."""
+        part = journal.decode_note(note)
+        if not isinstance(part, journal.InboxSent):
+            return []
+        room = TextRoom(0)
+        sent = await self.agents.inbox_sent(project, agent_id, part, EVERYTHING, room)
+        return [
+            AuditRecord(
+                RecordId(note.sequence, agent_id, index),
+                AuditAction.DELIVERED,
+                *SERVICE,
+                agent_id=agent_id,
+                data_key=delivery.datum.data_key,
+                sequence=str(delivery.datum.event),
+                revision=delivery.datum.revision,
+                stream_id=part.stream_id,
+                detail=_delivered(delivery),
+                actor_verified=True,
+            )
+            for index, delivery in enumerate(sent)
+        ]
 
     async def _events(self, project: str, notes: list[Note]) -> dict[Sequence, Event]:
         """The events that the notes' publishes appended, as far as they can be read."""
@@ -265,6 +294,11 @@ def _publish_records(
             )
         records.append(record)
     return records
+
+
+def _delivered(delivery: RecordedDelivery) -> str:
+    told = f"stream, {Change(delivery.datum.change).name.lower()}"
+    return f"{told}, resend" if delivery.datum.resend else told
 
 
 def _journal_records(note: Note, agent_id: str) -> list[AuditRecord]:

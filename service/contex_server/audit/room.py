@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from contex_server.agents.journal_reader import JournalReader
 from contex_server.audit.reader import AuditReader
 from contex_server.audit.writer import AuditWriter
 from contex_server.tiers.storage import Storage
@@ -18,9 +19,9 @@ class AuditRoom:
     reader: AuditReader
 
 
-def open_audit(storage: Storage, stack: AsyncExitStack) -> AuditRoom:
+def open_audit(storage: Storage, journals: JournalReader, stack: AsyncExitStack) -> AuditRoom:
     """Builds the room; the stack closes it."""
     log, store = storage.log, storage.store
     writer = AuditWriter(log, store.audit)
     stack.push_async_callback(writer.close)
-    return AuditRoom(writer, AuditReader(log, store.audit, store.journals))
+    return AuditRoom(writer, AuditReader(log, store.audit, store.journals, journals))

@@ -34,6 +34,9 @@ _COUNTERS = {
 }
 _GAUGES = {
     "contex_matchers": "Projects that have an index in memory.",
+    "contex_deciding_projects": "Projects for whose agents this process decides.",
+    "contex_agents_behind": "Agents whose past or new needs are still being decided.",
+    "contex_undecided_seconds": "Time between the last event decided and the newest, at the most.",
     "contex_matcher_bytes": "Memory of these indexes.",
     "contex_projects_refused": "Projects of which the archive has more than the store.",
     "contex_scans_waiting": "Backtests and questions about the past that wait for their turn.",

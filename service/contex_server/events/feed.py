@@ -16,25 +16,10 @@ from itertools import islice
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError
-from contex_server.kernel.model import Agent, Entry, Event, Match, Sequence
+from contex_server.kernel.inbox_ids import entry_of
+from contex_server.kernel.model import Agent, Change, Entry, Event, Match, Proven, Sequence
 
 _SHARED_CHUNKS = 8
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NeedsChange:
-    """A registration from here on, and the data that it newly matches.
-
-    Attributes:
-        acknowledged: The agent's durable cursor.
-        data: What matches now and did not before, each event with its matches.
-        omitted: How many such data there was no room for.
-    """
-
-    agent: Agent
-    acknowledged: Sequence
-    data: tuple[Delivery, ...]
-    omitted: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -42,34 +27,41 @@ class Delivery:
     """An event on its way to readers.
 
     Attributes:
-        sequence: The event's sequence.
+        sequence: Where it stands among what the reader is sent: the event's sequence, or the id of
+            the entry in an inbox.
         entry: The event as it lies in the log.
         matches: In an agent's feed: why it is delivered. Empty in others.
         event: The decoded event, once it was needed.
-        change: In an agent's feed: the change of its registration that is sent instead of the
+        change: In an agent's feed: what it tells the agent. None in others.
+        registered: In an agent's feed: its registration from here on, which is sent instead of the
             event, as a message of its own.
-        agent: In an agent's feed: the registration by which it matched.
-        payload_omitted: In a change of needs: the entry's payload is left out, for want of room.
+        payload_omitted: Whether the payload is not in the entry, though the event had one.
     """
 
     sequence: Sequence
     entry: Entry
     matches: tuple[Match, ...] = ()
     event: Event | None = None
-    change: NeedsChange | None = None
-    agent: Agent | None = None
+    change: Change | None = None
+    registered: Agent | None = None
     payload_omitted: bool = False
     _size: int = field(default=0, init=False)
+
+    @property
+    def position(self) -> Sequence:
+        """Where a reader stands once it has this."""
+        if self.change is None:
+            return event_codec.proven(self.entry)
+        if entry_of(self.sequence):
+            return self.sequence  # The entry's event is another one than that which brought it.
+        return Proven.of(self.sequence, event_codec.proof(self.entry))
 
     @property
     def size(self) -> int:
         """Approximate bytes, in memory and in a message; counted once."""
         if not self._size:
-            self._size = 64 + (
-                len(self.entry.body) + sum([match.nbytes for match in self.matches])
-                if self.change is None
-                else sum(delivery.size for delivery in self.change.data)
-            )
+            matches = sum([match.nbytes for match in self.matches])
+            self._size = 64 + len(self.entry.body) + matches
         return self._size
 
 
@@ -90,9 +82,9 @@ class Chunk:
     parts: dict[int, list[tuple[Chunk, bytes]]] = field(default_factory=dict)
 
     @property
-    def change(self) -> NeedsChange | None:
-        """The change of needs, if this chunk is one."""
-        return self.deliveries[0].change if self.deliveries else None
+    def registered(self) -> Agent | None:
+        """The registration from here on, if this chunk is a change of it."""
+        return self.deliveries[0].registered if self.deliveries else None
 
 
 class Behind(Exception):
@@ -127,6 +119,10 @@ class Feed:
 
     def __post_init__(self) -> None:
         self.floor = self.position
+
+    def begin(self, position: Sequence) -> None:
+        """Lets a feed that nobody reads yet begin after a position."""
+        self.position = self.floor = position
 
     def extend(self, deliveries: SequenceOf[Delivery], position: Sequence) -> None:
         """Adds deliveries, in log order, and moves the position; wakes waiting readers."""
@@ -190,11 +186,12 @@ class Feed:
         size = 0
         for delivery in islice(self._ring, start - self._first, None):
             size += delivery.size
-            if taken and (size > max_bytes or delivery.change or taken[0].change):
+            alone = delivery.registered or (taken and taken[0].registered)
+            if taken and (size > max_bytes or alone):
                 break
             taken.append(delivery)
         complete = start + len(taken) == end
-        last = self.position if complete else event_codec.proven(taken[-1].entry)
+        last = self.position if complete else taken[-1].position
         chunk = Chunk(taken, last)
         if len(self._chunks) >= _SHARED_CHUNKS:
             self._chunks.pop(next(iter(self._chunks)))

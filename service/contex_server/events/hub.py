@@ -37,6 +37,7 @@ class Channel:
         start: Where it began to follow.
         followed: Whether it is followed by now, or has failed.
         users: Number of holders that keep the channel open.
+        depending: Feeds of other things than its events that end with it.
     """
 
     project: str
@@ -45,6 +46,7 @@ class Channel:
     users: int = 0
     start: Sequence = field(init=False)
     followed: asyncio.Event = field(default_factory=asyncio.Event)
+    depending: set[Feed] = field(default_factory=set)
     _error: ContexError | None = None
     _feeds: dict[EventFilter, Feed] = field(default_factory=dict)
 
@@ -89,7 +91,7 @@ class Channel:
         """Ends every feed; readers get the error."""
         self._error = error
         self.followed.set()
-        for feed in self._feeds.values():
+        for feed in (*self._feeds.values(), *self.depending):
             feed.fail(error)
 
     def _passes(self, event_filter: EventFilter, delivery: Delivery) -> bool:

@@ -1,4 +1,7 @@
-"""Catch up from the log, then follow live: the one loop behind Subscribe and Listen."""
+"""Catch up, then follow live: the one loop behind Subscribe, Listen and deciders.
+
+What is caught up with is a `Source`: the log, or an agent's inbox.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from collections.abc import Sequence as SequenceOf
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from contex_server.events.feed import Behind, Chunk, Delivery, Feed, Reader
 from contex_server.kernel import event_codec
@@ -53,23 +57,84 @@ Selector = Callable[[list[Entry]], Awaitable[list[Delivery]]]
 """Selects what the reader gets from a page of the log, in log order."""
 
 
-async def stream(
+class Selected(NamedTuple):
+    """What a page of a source brings.
+
+    Attributes:
+        position: Everything up to here is in it, or was before.
+        last: Whether the source held no more when the page was read.
+    """
+
+    deliveries: list[Delivery]
+    position: Sequence
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a reader catches up.
+
+    Attributes:
+        pages: What comes after a position; with True, it has read up to there already, and a gap
+            behind it is refused.
+        check: Refuses a position that has no continuation any more.
+        joins: Whether the feed has everything that comes after its floor by the time that a page is
+            read, so that a reader goes on there as soon as it comes to that; otherwise it reads the
+            source to its end first.
+    """
+
+    pages: Callable[[Sequence, bool], AsyncGenerator[Selected, None]]
+    check: Callable[[Sequence], Awaitable[None]]
+    joins: bool = True
+
+
+def log_source(
     log: EventLog,
     project: str,
     feed: Feed,
     select: Selector,
+    settings: Settings,
+    event_filter: EventFilter = EVERYTHING,
+) -> Source:
+    """The events of a log that `select` passes, a subset of what the filter passes."""
+
+    async def selected(position: Sequence, resumed: bool) -> AsyncGenerator[Selected, None]:
+        # Where the feed waits for replicas, the log is not read beyond it.
+        replicated = settings.feed_after == "replicated"
+        source = pages(
+            log,
+            project,
+            Range(position, feed.position) if replicated else Range(position),
+            resumed=resumed,
+            max_events=settings.replay_page_events,
+            event_filter=event_filter,
+        )
+        async with aclosing(source):
+            async for page in source:
+                if page.entries:
+                    position = event_codec.proven(page.entries[-1])
+                yield Selected(await select(page.entries), position, page.last)
+
+    async def check(position: Sequence) -> None:
+        await check_same_log(log, project, await log.bounds(project), position)
+
+    return Source(selected, check)
+
+
+async def stream(
+    source: Source,
+    feed: Feed,
     position: Sequence,
     *,
     heartbeat_s: float,
     settings: Settings,
     drain: Drain,
-    event_filter: EventFilter = EVERYTHING,
     scope: Scope = UNRESTRICTED,
 ) -> AsyncGenerator[Message, None]:
-    """Everything after `position` that `select` and `feed` pass, without end.
+    """Everything after `position` that source and feed pass, without end.
 
-    `feed` must pass exactly what `select` passes, which must be a subset of what `event_filter`
-    passes. Of both, only what is in `scope` is yielded; leave it open where the filter has it.
+    The feed must pass exactly what the source does. Of both, only what is in `scope` is yielded;
+    leave it open where the source and the feed have it.
 
     Raises:
         ContexError: SHUTTING_DOWN after a final checkpoint; SEQUENCE_TRIMMED if the log
@@ -80,42 +145,29 @@ async def stream(
     fell_behind = False
     try:
         while True:
-            # From the log, until the feed has everything that follows.
+            # From the source, until the feed has everything that follows.
             while reader is None:
-                floor = feed.floor
-                caught_up_to = position
-                # Where the feed waits for replicas, the log is not read beyond it.
-                replicated = settings.feed_after == "replicated"
-                source = pages(
-                    log,
-                    project,
-                    Range(position, feed.position) if replicated else Range(position),
-                    resumed=fell_behind,
-                    max_events=settings.replay_page_events,
-                    event_filter=event_filter,
-                )
-                async with aclosing(source):
-                    async for page in source:
-                        if page.entries:
-                            caught_up_to = event_codec.proven(page.entries[-1])
-                        selected = await select(page.entries)
+                floor, last = feed.floor, False
+                async with aclosing(source.pages(position, fell_behind)) as source_pages:
+                    async for page in source_pages:
+                        selected, last = page.deliveries, page.last
                         if not scope.is_open:
                             selected = _visible(selected, scope)
-                        for chunk in split(selected, caught_up_to, settings.message_bytes):
+                        for chunk in split(selected, page.position, settings.message_bytes):
                             position = chunk.position
                             yield Message(Kind.EVENTS, position, chunk)
                             pulse.sent()
-                        position = caught_up_to
+                        position = max(position, page.position)
                         if drain.started:
                             yield Message(Kind.CHECKPOINT, position, last=True)
                             raise shutting_down()
                         if pulse.due():
                             yield Message(Kind.CHECKPOINT, position)
                             pulse.sent()
-                        if not page.last and feed.floor <= position:
+                        if not last and source.joins and feed.floor <= position:
                             break
-                # The log was read to its end, so everything that the feed had seen is included.
-                position = max(floor, position) if page.last else position
+                # The source was read to its end, so everything that the feed had seen is included.
+                position = max(floor, position) if last else position
                 reader = feed.attach(position)
             pulse.wake = reader.wake
             drain.add(reader.wake)
@@ -149,7 +201,7 @@ async def stream(
                             pulse.sent()
             except Behind:
                 fell_behind = True
-                await check_same_log(log, project, await log.bounds(project), position)
+                await source.check(position)
                 yield Message(Kind.FELL_BEHIND, position, tail=feed.position)
                 pulse.sent()
             finally:
@@ -161,15 +213,13 @@ async def stream(
 
 
 def _visible(deliveries: SequenceOf[Delivery], scope: Scope) -> list[Delivery]:
-    """The deliveries that a reader may see. A change of needs is kept, with the data it may see."""
-    visible = []
-    for delivery in deliveries:
-        if delivery.change is not None:
-            data = tuple(_visible(delivery.change.data, scope))
-            visible.append(replace(delivery, change=replace(delivery.change, data=data)))
-        elif scope.admits((delivery.event or event_codec.decode(delivery.entry)).data_key):
-            visible.append(delivery)
-    return visible
+    """The deliveries that a reader may see; a change of needs is one that it may."""
+    return [
+        delivery
+        for delivery in deliveries
+        if delivery.registered is not None
+        or scope.admits((delivery.event or event_codec.decode(delivery.entry)).data_key)
+    ]
 
 
 def split(deliveries: list[Delivery], end: Sequence, message_bytes: int) -> list[Chunk]:
@@ -180,12 +230,12 @@ def split(deliveries: list[Delivery], end: Sequence, message_bytes: int) -> list
     size = 0
     for delivery in deliveries:
         size += delivery.size
-        alone = delivery.change or (chunks[-1] and chunks[-1][0].change)
+        alone = delivery.registered or (chunks[-1] and chunks[-1][0].registered)
         if chunks[-1] and (alone or size > message_bytes):
             chunks.append([])
             size = delivery.size
         chunks[-1].append(delivery)
-    ends = (event_codec.proven(chunk[-1].entry) for chunk in chunks[:-1])
+    ends = (chunk[-1].position for chunk in chunks[:-1])
     return [Chunk(*each) for each in zip(chunks, (*ends, end), strict=True)]
 
 

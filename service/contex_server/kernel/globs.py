@@ -36,6 +36,24 @@ def literal(glob: str) -> str:
     return "".join(part[1] or part[2] for part in parts)
 
 
+def exact(glob: str) -> str | None:
+    """The one text that fits; None where there may be several."""
+    parsed = _parse(glob)
+    return parsed[0] if len(parsed) == 1 and _ANY not in parsed[0] else None
+
+
+def ending(glob: str) -> str:
+    """What every text that fits ends with, after the last star; "" also where that has a "?"."""
+    last = _parse(glob)[-1]
+    return "" if _ANY in last else last
+
+
+def longest(glob: str) -> str:
+    """The longest text between two stars that every text that fits contains; "" if there is none
+    without a "?"."""
+    return max((part for part in _parse(glob) if _ANY not in part), key=len, default="")
+
+
 class _Globs(NamedTuple):
     """Several globs: texts, beginnings of texts such as "a*", and all others."""
 

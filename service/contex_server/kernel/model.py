@@ -32,7 +32,7 @@ SERVICE_TYPES = frozenset(
         DATA_ERASED,
     }
 )
-"""What the service writes about itself: never matched."""
+"""What the service writes about itself: matched by filters alone that name it."""
 DELETIONS = frozenset({DATA_DELETED, DATA_EXPIRED})
 """What leaves a data key without a datum."""
 RESERVED_TYPES = SERVICE_TYPES | DELETIONS | {DATA_PUBLISHED}
@@ -157,6 +157,24 @@ class Origin(NamedTuple):
     def __str__(self) -> str:
         return "\t".join(self)
 
+
+class Change(IntEnum):
+    """What a delivery tells an agent of a datum; the numbers are those of the API, and stored.
+
+    REGISTERED is not delivered as such: from here on, the agent's needs are others.
+    """
+
+    MATCHED = 1
+    UPDATED = 2
+    LEFT = 3
+    DELETED = 4
+    EXPIRED = 5
+    ERASED = 6
+    REGISTERED = 15
+
+
+MUTABLE = frozenset({Change.UPDATED, Change.LEFT, Change.DELETED, Change.EXPIRED})
+"""What an agent may do without."""
 
 UNKNOWN = Origin()
 SERVICE = Origin("contex")
@@ -389,6 +407,16 @@ class EventFilter:
         return not wanted and not self.limits_types and self.scope.is_open
 
     @property
+    def names_types(self) -> bool:
+        """Whether it says which types pass."""
+        return bool(self.event_types or self.type_prefixes)
+
+    @property
+    def by_key_alone(self) -> bool:
+        """Whether any data event of a key passes if one does."""
+        return not (self.names_types or self.publishers or self.metadata)
+
+    @property
     def limits_types(self) -> bool:
         """Whether some types don't pass."""
         return bool(self.event_types or self.type_prefixes or self.without_service)
@@ -402,6 +430,12 @@ class EventFilter:
         if self.metadata and not self.metadata <= event.metadata.items():
             return False
         return self.admits_key(event.data_key)
+
+    def passes_as_need(self, event: Event) -> bool:
+        """The same for an agent, which gets the service's own events only if a type names them."""
+        if event.event_type in SERVICE_TYPES and not self.names_types:
+            return False
+        return self.passes(event)
 
     def admits_type(self, event_type: str) -> bool:
         """Whether events of this type are wanted, as far as the type goes."""
@@ -426,6 +460,12 @@ class EventFilter:
 
 
 EVERYTHING = EventFilter()
+_NEED_ID_BYTES = 4
+
+
+def need_id_of(digest: bytes) -> str:
+    """What identifies a need to clients."""
+    return digest[:_NEED_ID_BYTES].hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,12 +473,14 @@ class Need:
     """One line of what an agent wants.
 
     Attributes:
-        digest: Identifies its text.
-        threshold: Lowest score that matches, in (0, 1].
+        text: Its words; of a filter, the filter written out.
+        digest: Identifies its text or filter.
+        threshold: Lowest score that matches, in (0, 1]; 1 of a filter.
         max_matches: How many data an answer returns for it.
         exclude: Globs over data keys that never match.
         own_threshold: The threshold where the need has one of its own; else None.
         own_max_matches: The maximum, likewise.
+        filter: Which events it wants; None: those that answer its words.
     """
 
     text: str
@@ -448,10 +490,21 @@ class Need:
     exclude: frozenset[str] = frozenset()
     own_threshold: float | None = None
     own_max_matches: int | None = None
+    filter: EventFilter | None = None
+
+    @property
+    def id(self) -> str:
+        """Identifies its text or filter to clients."""
+        return need_id_of(self.digest)
 
     def excludes(self, data_key: str) -> bool:
         """Whether the data key is one of those that never match."""
         return globs.match(self.exclude, data_key)
+
+    def passes(self, event: Event) -> bool:
+        """Whether an event passes its filter, and is not excluded; False if it has words."""
+        passes = self.filter is not None and self.filter.passes_as_need(event)
+        return passes and not self.excludes(event.data_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,6 +528,8 @@ class Agent:
         registered_ms: When it was registered first, unix milliseconds.
         updated_ms: When it last changed, unix milliseconds.
         min_delta: Which updates are pushed; None: all.
+        muted: What it does without.
+        exclude_own: Whether what it publishes itself is not sent to it.
     """
 
     agent_id: str
@@ -484,6 +539,8 @@ class Agent:
     registered_ms: int
     updated_ms: int
     min_delta: MinDelta | None = None
+    muted: frozenset[Change] = frozenset()
+    exclude_own: bool = False
 
 
 class Match(NamedTuple):
@@ -495,6 +552,8 @@ class Match(NamedTuple):
         passage: Position of the passage that decided, from 0.
         path: Where the passage lies; filled in by who has the event.
         passage_text: Its words, likewise.
+        need_id: The need's `id`.
+        exact: The need is a filter: there is a score, and nothing that it is made of.
     """
 
     need_index: int
@@ -517,6 +576,8 @@ class Match(NamedTuple):
     usual: float = 0.0
     coverage: float = 0.0
     expected: float = 0.0
+    need_id: str = ""
+    exact: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -525,8 +586,9 @@ class Match(NamedTuple):
         return _NUMBERS_BYTES + sum(map(utf8_bytes, texts))
 
 
-_NUMBERS_BYTES = 208
-"""What a match takes besides its texts: 12 doubles, four integers, a sequence, tags and lengths."""
+_NUMBERS_BYTES = 218
+"""What a match takes besides its texts: 12 doubles, four integers, a sequence, the need's id, tags
+and lengths."""
 
 
 def utf8_bytes(text: str) -> int:

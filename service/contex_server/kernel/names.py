@@ -108,6 +108,7 @@ IDENTITY = PrintableName("contex-identity", 0, 128)
 """By which a client names itself, in a header of this name."""
 DATA_KEY = PrintableName("data_key", 1, 256)
 EVENT_TYPE = PrintableName("event_type", 1, 64)
+TYPE_PREFIX = PrintableName("event_type_prefixes", 1, EVENT_TYPE.high, part=True)
 PUBLISHER = PrintableName("publisher", 0, 128)
 AGENT_ID = Name("agent_id", 1, 128, "A-Z a-z 0-9 _ . : / @ + -", "a letter or digit")
 KEY_GLOB = Glob("data_keys", 1, 512)

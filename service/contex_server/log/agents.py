@@ -57,11 +57,17 @@ class AgentStore(Protocol):
         """The first `count` registrations with an id greater than `after`, by id."""
 
     async def acknowledge(
-        self, project: str, agent_id: str, sequence: Sequence, origin: Origin = SERVICE
+        self,
+        project: str,
+        agent_id: str,
+        sequence: Sequence,
+        origin: Origin = SERVICE,
+        place: Sequence | None = None,
     ) -> Sequence | None:
         """Moves a durable cursor forward, never back.
 
-        Returns the cursor afterwards, or None if the agent is not registered.
+        `place` is the id of an inbox, where that is inside of what an event brought. Returns the
+        cursor afterwards, or None if the agent is not registered.
         """
 
     async def restore_agents(
@@ -111,6 +117,20 @@ class Sent(NamedTuple):
     events: tuple[SentEvent, ...]
 
 
+class Sending(NamedTuple):
+    """A part of an inbox that is sent to an agent.
+
+    Attributes:
+        after: The id after which it begins.
+        upto: The id up to which it goes.
+    """
+
+    agent_id: str
+    stream_id: str
+    after: Sequence
+    upto: Sequence
+
+
 class JournalStore(Protocol):
     """The journal of each agent: what it registered, was sent and acknowledged.
 
@@ -124,6 +144,14 @@ class JournalStore(Protocol):
 
         Set `repeated` when a call is retried: messages that are already noted are skipped.
         """
+
+    async def note_sending(
+        self, project: str, sendings: Iterable[Sending], *, repeated: bool = False
+    ) -> None:
+        """Notes how far inboxes are about to be sent; set `repeated` as in `note_sent`."""
+
+    async def sent(self, project: str, agent_id: str) -> dict[str, bytes]:
+        """What an agent was sent last of each data key by earlier versions, as it is stored."""
 
     async def note_stream(
         self, project: str, agent_id: str, stream_id: str, start: Sequence | None, origin: Origin

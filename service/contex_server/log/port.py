@@ -6,7 +6,7 @@ What one capability needs beside it is a facet of its own, in `log/<capability>.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from contex_server.kernel.byte_budget import ByteBudget
@@ -217,6 +217,10 @@ class StoreLog(EventLog, Protocol):
     @property
     def generation(self) -> int:
         """Grows whenever another server of the store may have taken over."""
+
+    def hear(self, listener: Callable[[str, list[str]], None]) -> None:
+        """Calls `listener` with a project that is followed here and the agents for which a process
+        has decided something; none of them: for many."""
 
     async def probe(self) -> None:
         """Returns if a write would succeed, whatever project it is of. It waits for nothing."""

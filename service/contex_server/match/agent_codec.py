@@ -8,8 +8,22 @@ from typing import Any
 import orjson
 
 from contex_server.kernel.failures import Failures
-from contex_server.kernel.model import Agent, MinDelta, Need, Sequence
+from contex_server.kernel.model import (
+    Agent,
+    Change,
+    Event,
+    EventFilter,
+    MinDelta,
+    Need,
+    Sequence,
+)
 from contex_server.log.agents import AgentRecord
+from contex_server.match.filter_codec import (
+    decode_filter,
+    encode_filter,
+    filter_digest,
+    filter_words,
+)
 from contex_server.matching.describe import text_digest
 
 
@@ -22,6 +36,7 @@ def encode_agent(agent: Agent) -> bytes:
             "registered_ms": agent.registered_ms,
             "updated_ms": agent.updated_ms,
             "min_delta": _encode_min_delta(agent.min_delta),
+            **_encode_wishes(agent),
         }
     )
 
@@ -44,6 +59,7 @@ def decode_agent(record: bytes) -> Agent:
         fields["needs"] = _decode_needs(fields["needs"], fields["threshold"], fields["max_matches"])
         pointers = fields["min_delta"]
         fields["min_delta"] = None if pointers is None else MinDelta(tuple(pointers))
+        fields["muted"] = frozenset(map(Change, fields.get("muted", ())))
         agent = Agent(**fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AgentDamaged(f"no registration: {type(error).__name__}") from error
@@ -75,6 +91,7 @@ def _is_typed(agent: Agent) -> bool:
         and all(type(n) in (int, float) for n in (agent.threshold, *_thresholds(agent)))
         and all(isinstance(text, str) for n in agent.needs for text in (n.text, *n.exclude))
         and all(isinstance(text, str) for text in (agent.agent_id, *pointers))
+        and isinstance(agent.exclude_own, bool)
     )
 
 
@@ -85,8 +102,23 @@ def make_need(
     own_threshold: float | None = None,
     own_max_matches: int | None = None,
     exclude: Iterable[str] = (),
+    wanted: EventFilter | None = None,
 ) -> Need:
-    """A need; what it does not set itself it takes from its agent."""
+    """A need; what it does not set itself it takes from its agent.
+
+    With `wanted`, a filter, the text and the thresholds make no difference.
+    """
+    if wanted is not None:
+        return Need(
+            filter_words(wanted),
+            filter_digest(wanted),
+            1.0,
+            max_matches if own_max_matches is None else own_max_matches,
+            frozenset(exclude),
+            None,
+            own_max_matches,
+            wanted,
+        )
     return Need(
         text,
         text_digest(text),
@@ -98,11 +130,11 @@ def make_need(
     )
 
 
-def registered_payload(agent: Agent, before: Agent | None) -> bytes:
+def registered_payload(agent: Agent, before: Agent | None, after: Sequence | None) -> bytes:
     """The payload of an agent_registered event.
 
-    `previous` holds the needs that it replaces, if they differ: what matches now and did not
-    before follows from the event alone.
+    `previous` holds the needs that it replaces, if they differ. `after` is the event from which on
+    the past is to be decided for the agent; None: it begins with what matches now.
     """
     payload: dict[str, Any] = {
         "agent_id": agent.agent_id,
@@ -111,10 +143,47 @@ def registered_payload(agent: Agent, before: Agent | None) -> bytes:
         "max_matches": agent.max_matches,
         "need_specs": [_encode_need(need) for need in agent.needs],
         "min_delta": _encode_min_delta(agent.min_delta),
+        "registered_ms": agent.registered_ms,
+        "updated_ms": agent.updated_ms,
+        **_encode_wishes(agent),
     }
+    if after is not None:
+        payload["after"] = str(after)
     if before is not None and before.needs != agent.needs:
         payload["previous"] = _encode_needs(before)
     return orjson.dumps(payload)
+
+
+def agent_of_event(event: Event) -> tuple[Agent, Sequence | None]:
+    """The registration that an agent_registered event tells of, and its `after`.
+
+    `registered_ms` is 0 if the event is of a version that did not tell it.
+
+    Raises:
+        AgentDamaged: It is no such event.
+    """
+    try:
+        fields = orjson.loads(event.payload)
+        specs = fields.get("need_specs") or [[text, None, None, []] for text in fields["needs"]]
+        threshold, most = fields["threshold"], fields["max_matches"]
+        pointers, after = fields.get("min_delta"), fields.get("after")
+        agent = Agent(
+            fields["agent_id"],
+            _decode_needs(specs, threshold, most),
+            threshold,
+            most,
+            fields.get("registered_ms", 0),
+            fields.get("updated_ms", event.sequence.ms),
+            None if pointers is None else MinDelta(tuple(pointers)),
+            frozenset(map(Change, fields.get("muted", ()))),
+            fields.get("exclude_own", False),
+        )
+        position = None if after is None else Sequence.parse(after)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AgentDamaged(f"no registration: {type(error).__name__}") from error
+    if not _is_typed(agent):
+        raise AgentDamaged("no registration: a field is of another type")
+    return agent, position
 
 
 def registered_agent(payload: bytes) -> tuple[str, tuple[Need, ...] | None]:
@@ -137,10 +206,15 @@ def registered_agent(payload: bytes) -> tuple[str, tuple[Need, ...] | None]:
 
 
 def _decode_needs(records: list[list[Any]], threshold: float, max_matches: int) -> tuple[Need, ...]:
-    return tuple(
-        make_need(text, threshold, max_matches, own_threshold, own_max_matches, exclude)
-        for text, own_threshold, own_max_matches, exclude in records
-    )
+    return tuple(_decode_need(record, threshold, max_matches) for record in records)
+
+
+def _decode_need(record: list[Any], threshold: float, max_matches: int) -> Need:
+    text, own_threshold, own_max_matches, exclude, *others = record
+    if not others:
+        return make_need(text, threshold, max_matches, own_threshold, own_max_matches, exclude)
+    (wanted,) = map(decode_filter, others)
+    return make_need("", threshold, max_matches, None, own_max_matches, exclude, wanted)
 
 
 def _encode_needs(agent: Agent) -> dict[str, Any]:
@@ -151,7 +225,21 @@ def _encode_needs(agent: Agent) -> dict[str, Any]:
     }
 
 
+def _encode_wishes(agent: Agent) -> dict[str, Any]:
+    """What earlier versions don't know, and set an agent aside for: only where it is wished."""
+    wishes: dict[str, Any] = {}
+    if agent.muted:
+        wishes["muted"] = sorted(agent.muted)
+    if agent.exclude_own:
+        wishes["exclude_own"] = True
+    return wishes
+
+
 def _encode_need(need: Need) -> list[Any]:
+    """Four values; with a filter five, which versions that don't know filters refuse to read."""
+    if need.filter is not None:
+        filter_record = encode_filter(need.filter)
+        return ["", None, need.own_max_matches, sorted(need.exclude), filter_record]
     return [need.text, need.own_threshold, need.own_max_matches, sorted(need.exclude)]
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import invalid_field
-from contex_server.kernel.model import Agent, Need
-from contex_server.kernel.names import AGENT_ID, KEY_GLOB
+from contex_server.kernel.event_rules import check_metadata
+from contex_server.kernel.model import Agent, EventFilter, Need
+from contex_server.kernel.names import AGENT_ID, EVENT_TYPE, KEY_GLOB, PUBLISHER, TYPE_PREFIX
 from contex_server.matching.delta import parse_pointer
 
 _MAX_MS = 253_402_300_799_999
@@ -24,7 +28,7 @@ def check_agent(agent: Agent, agent_id: str, limits: Limits) -> None:
     _check_count("needs", len(agent.needs), 1, limits.needs_per_agent)
     for index, need in enumerate(agent.needs):
         _check_need(need, f"needs[{index}]", limits)
-    size = sum(len(text.encode()) for n in agent.needs for text in (n.text, *n.exclude))
+    size = sum(len(text.encode()) for need in agent.needs for text in texts_of(need))
     if size > limits.needs_bytes:
         raise invalid_field("needs", f"must have at most {limits.needs_bytes} bytes, not {size}")
     _check_scores(agent.threshold, agent.max_matches, "", limits)
@@ -41,14 +45,36 @@ def check_agent(agent: Agent, agent_id: str, limits: Limits) -> None:
                 raise invalid_field("min_delta", f"must be JSON pointers: {error}") from None
 
 
+def texts_of(need: Need) -> Iterator[str]:
+    """What the bytes of an agent's needs are counted of."""
+    yield from need.exclude
+    if need.filter is None:
+        yield need.text
+        return
+    wanted = need.filter
+    yield from chain(wanted.event_types, wanted.data_keys, wanted.publishers, wanted.type_prefixes)
+    yield from chain.from_iterable(wanted.metadata)
+
+
 def _check_need(need: Need, field: str, limits: Limits) -> None:
-    _check_count(f"{field}.text", len(need.text), 1, limits.need_chars)
-    if not need.text.strip():
-        raise invalid_field(f"{field}.text", "must not be blank")
+    if need.filter is not None:
+        _check_filter(need.filter, f"{field}.filter", limits)
+    else:
+        _check_count(f"{field}.text", len(need.text), 1, limits.need_chars)
+        if not need.text.strip():
+            raise invalid_field(f"{field}.text", "must not be blank")
     _check_scores(need.threshold, need.max_matches, f"{field}.", limits)
     _check_count(f"{field}.exclude", len(need.exclude), 0, limits.filter_entries)
     for glob in need.exclude:
         KEY_GLOB(glob, f"{field}.exclude")
+
+
+def _check_filter(wanted: EventFilter, field: str, limits: Limits) -> None:
+    EVENT_TYPE.all_of(sorted(wanted.event_types), f"{field}.event_types", limits)
+    KEY_GLOB.all_of(sorted(wanted.data_keys), f"{field}.data_keys", limits)
+    PUBLISHER.all_of(sorted(wanted.publishers), f"{field}.publishers", limits)
+    TYPE_PREFIX.all_of(wanted.type_prefixes, f"{field}.event_type_prefixes", limits)
+    check_metadata(dict(wanted.metadata), limits, f"{field}.metadata")
 
 
 def _check_scores(threshold: float, max_matches: int, prefix: str, limits: Limits) -> None:

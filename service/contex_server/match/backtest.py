@@ -166,7 +166,9 @@ class BacktestRunner:
                 await engine.use_background(index, part[-1].sequence)
         deliveries: list[Delivery] = []
         async for entry, event, matches in sliced(zip(entries, events, matched, strict=True)):
-            if event.event_type in SERVICE_TYPES or not query.scope.admits(event.data_key):
+            if not query.scope.admits(event.data_key):
+                continue
+            if event.event_type in SERVICE_TYPES and not matches:
                 continue
             summary.events_judged += 1
             delivered = tuple(

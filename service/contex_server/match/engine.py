@@ -10,20 +10,19 @@ from typing import TypeVar, TypeVarTuple
 
 from cachetools import LRUCache
 
-from contex_server.events.feed import Delivery, NeedsChange
 from contex_server.kernel import event_codec
 from contex_server.kernel.ahead import ahead
-from contex_server.kernel.model import BEGINNING, Agent, Entry, Event, KeyState, Match, Need
+from contex_server.kernel.model import BEGINNING, Agent, Event, KeyState, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.slices import sliced
-from contex_server.log.agents import AgentStore
 from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
-from contex_server.match.agent_codec import AgentDamaged, registered_agent
 from contex_server.match.index import Index
-from contex_server.match.result import HEADS_BYTES, MatchedDatum, MatchedEvents, Room
+from contex_server.match.result import MatchedDatum, MatchedEvents, Room
+from contex_server.match.search import Datum, Found, complete, find
 from contex_server.match.turns import Threads, Turns, Worker, each
+from contex_server.matching.agent_needs import in_words
 from contex_server.matching.background import Summary
 from contex_server.matching.delta import is_significant_update
 from contex_server.matching.describe import Description
@@ -55,18 +54,13 @@ class MatchEngine:
         self,
         log: EventLog,
         state: StateStore,
-        agents: AgentStore,
         match: MatchStore,
         embeddings: Embeddings,
-        *,
-        answer_bytes: int,
     ) -> None:
         self.log = log
         self.state = state
-        self.agents = agents
         self.match = match
         self.embeddings = embeddings
-        self._room = Room(answer_bytes, answer_bytes + HEADS_BYTES)
         self.live = Threads(_LIVE_THREADS, "contex-match")
         self.scans = Turns("contex-scan")
         self._descriptions: LRUCache[tuple[bytes, LogSequence], Description] = LRUCache(
@@ -85,12 +79,29 @@ class MatchEngine:
     async def encode_needs(
         self, index: Index, needs: Sequence[Need], *, registered: bool = True
     ) -> tuple[Encoding, ...]:
-        """The encodings of needs, in their order; those of queries are not stored."""
-        texts = {need.digest: need.text for need in needs}
+        """The encodings of the needs in words, in their order; those of queries are not stored."""
+        worded = [need for _, need in in_words(needs)]
+        texts = {need.digest: need.text for need in worded}
         by_digest = await self.embeddings.of_needs(
             index.project, index.rule.decider, texts, store=registered
         )
-        return tuple(by_digest[need.digest] for need in needs)
+        return tuple(by_digest[need.digest] for need in worded)
+
+    async def find(
+        self,
+        index: Index,
+        needs: Sequence[Need],
+        admits: Callable[[str], bool],
+        *,
+        registered: bool,
+    ) -> Found:
+        """What some needs match, as far as the index tells; see `matched`."""
+        encodings = await self.encode_needs(index, needs, registered=registered)
+        return await index.worker.work(find, index, needs, encodings, admits)
+
+    async def matched(self, project: str, found: Found) -> list[Datum]:
+        """What some needs match, once the events are read that filters have to see."""
+        return await complete(self.log, project, found)
 
     async def encode_events(self, index: Index, events: Iterable[Event]) -> dict[bytes, Encoding]:
         """The encodings of events, by digest."""
@@ -174,10 +185,16 @@ class MatchEngine:
         """Adds to each match the passage that decided it and the version of its background.
 
         That of a relative score is what the data were as of; an absolute one has its own already.
+        Matches by filters have neither.
         """
+        if all(match.exact for match in matches):
+            return matches
         description = await self.description(project, event)
         completed = []
         for match in matches:
+            if match.exact:
+                completed.append(match)
+                continue
             quoted = description.quoted(match.passage)
             version = match.background_as_of if is_absolute(match.model) else as_of
             completed.append(
@@ -204,10 +221,11 @@ class MatchEngine:
             part = matched[start : start + _FETCH_EVENTS]
             entries = await self.log.get(project, [sequence for sequence, _ in part])
             async for entry, (_, matches) in sliced(zip(entries, part, strict=True)):
-                if entry is None:
+                event = None if entry is None else event_codec.decode(entry)
+                # What is erased may still pass a filter, by its key or type.
+                if entry is None or event is None or event.erased is not None:
                     data.append(None)
                     continue
-                event = event_codec.decode(entry)
                 matches = await self.with_passages(project, event, matches, as_of)
                 datum = MatchedDatum(entry, matches, False, event)
                 if size_bytes + datum.nbytes > room.payloads or len(data) in bare:
@@ -218,60 +236,6 @@ class MatchEngine:
                     return data
                 data.append(datum)
         return data
-
-    async def delivery(
-        self,
-        project: str,
-        agent: Agent,
-        entry: Entry,
-        event: Event,
-        matches: tuple[Match, ...],
-        as_of: LogSequence,
-    ) -> Delivery:
-        """An event for an agent whose needs it matches."""
-        matches = await self.with_passages(project, event, matches, as_of)
-        delivery = Delivery(event.sequence, entry, matches, event, agent=agent)
-        _ = delivery.size  # Counted here, and not for a whole page at once.
-        return delivery
-
-    async def needs_change(
-        self, index: Index, agent: Agent, event: Event, as_of: LogSequence
-    ) -> NeedsChange | None:
-        """What changed needs bring an agent: the data that they match and the previous did not.
-
-        `agent` is as it is registered now, `as_of` the position of the index. None if the
-        registration is another agent's, or leaves the needs as they were. Data later than it
-        are left out.
-        """
-        try:
-            agent_id, previous = registered_agent(event.payload)
-        except AgentDamaged:
-            return None  # It tells of nobody: the registration itself is in the store.
-        if agent_id != agent.agent_id or previous is None:
-            return None
-        matched = await index.worker.work(
-            index.search_new,
-            (agent.needs, await self.encode_needs(index, agent.needs)),
-            (previous, await self.encode_needs(index, previous)),
-            event.sequence,
-        )
-        located = [(index.latest[key], matches) for key, matches in matched]
-        fetched = await self.fetch(index.project, located, as_of, self._room)
-        data = [
-            Delivery(
-                datum.event.sequence,
-                datum.entry,
-                datum.matches,
-                datum.event,
-                agent=agent,
-                payload_omitted=datum.payload_omitted,
-            )
-            for datum in fetched
-            if datum is not None
-        ]
-        stored = await self.agents.agent(index.project, agent_id)
-        cursor = stored.cursor if stored else BEGINNING
-        return NeedsChange(agent, cursor, tuple(data), len(located) - len(fetched))
 
     async def is_significant(self, project: str, agent: Agent, event: Event) -> bool:
         """Whether an event that matched passes the agent's `min_delta`."""

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from contex_server.kernel import event_codec
+from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.model import (
     MATCH_FEEDBACK,
     Append,
@@ -20,6 +21,7 @@ from contex_server.kernel.model import (
     NewEvent,
     Origin,
     Range,
+    need_id_of,
 )
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
@@ -28,8 +30,10 @@ from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.match.queries import MatchQueries
 from contex_server.match.service_events import readable_feedback
+from contex_server.matching.describe import text_digest
 
 _PAGE_EVENTS = 1_000
+_RECENT = ("need_id", "exact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +76,18 @@ class Feedback:
             need_index: Where the need was in the registration that the event matched.
 
         Raises:
-            ContexError: EVENT_NOT_FOUND.
+            ContexError: EVENT_NOT_FOUND; INVALID_FIELD if the need is a filter.
         """
+        if need.filter is not None:
+            problem = f"need {need_index} of agent {agent_id!r} is a filter: no score to judge"
+            raise invalid_field("need_index", problem)
         explained = await self._queries.explain(
             project, need, data_key="", sequence=sequence, as_of=None, scope=scope
         )
         match = explained.explanation.match._replace(need_index=need_index)._asdict()
         match["background_as_of"] = str(match["background_as_of"])
+        for name in _RECENT:  # Earlier versions read no more than they wrote.
+            del match[name]
         payload = orjson.dumps(
             {
                 "agent_id": agent_id,
@@ -125,12 +134,13 @@ class Feedback:
 def _judgement(event: Event, record: dict[str, Any], judged: Entry) -> Judgement:
     fields = record["match"]
     as_of = LogSequence.parse(fields["background_as_of"])
+    need_id = need_id_of(text_digest(record["need"]))
     return Judgement(
         event.sequence,
         record["agent_id"],
         record["need"],
         judged,
-        Match(**{**fields, "background_as_of": as_of}),
+        Match(**{**fields, "background_as_of": as_of, "need_id": need_id}),
         record["useful"],
         record["comment"],
     )

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any
+from collections.abc import Iterable
 
 import structlog
-from cachetools import LRUCache
 
-from contex_server.kernel.model import (
-    BEGINNING,
-    SERVICE_TYPES,
-    Agent,
-    Event,
-    KeyState,
-    Match,
-    Need,
-)
+from contex_server.kernel.model import BEGINNING, SERVICE_TYPES, Agent, Event, KeyState, Match
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.match.turns import Worker
+from contex_server.matching.agent_needs import AgentNeeds, MatchesByAgent
 from contex_server.matching.background import SnapshotDamaged
-from contex_server.matching.changes import SearchResult
+from contex_server.matching.data_index import DataIndex
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.rules import Needs, Rule
+from contex_server.matching.rules import Rule
 from contex_server.state.fold import key_state_of
 
 log = structlog.get_logger(__name__)
@@ -32,19 +21,13 @@ log = structlog.get_logger(__name__)
 _LATEST_BYTES = 400
 """A datum's key and sequence, and their places in dictionaries."""
 
-_KEPT = 50_000
-"""What is kept of scans, in needs found: many updates of a datum leave its text as it was."""
-_KEPT_BYTES = 400
-"""A need found and its match."""
-
-MatchesByAgent = dict[str, tuple[Match, ...]]
-
 
 class Index:
     """The data of a project and the needs that are matched with them.
 
     Attributes:
         worker: Does whatever takes long here.
+        latest: The latest event of each live datum, also of those without a text to compare.
     """
 
     def __init__(self, project: str, rule: Rule, worker: Worker) -> None:
@@ -52,18 +35,23 @@ class Index:
         self.rule = rule
         self.worker = worker
         self.data = rule.data()
-        self.needs = rule.needs(self.data)
+        self.needs = AgentNeeds(rule.needs(self.data))
         self.latest: dict[str, LogSequence] = {}
-        # By digest, and the version of the needs that it holds for.
-        self._scanned: LRUCache[bytes, Any] = LRUCache(_KEPT, _size_of)
-        self._scanned_version = 0
 
     @property
     def nbytes(self) -> int:
         """Memory in bytes; may be asked while the index is being changed."""
-        indexes = self.data.nbytes + self.needs.nbytes
-        kept = _KEPT_BYTES * int(self._scanned.currsize)
-        return indexes + kept + _LATEST_BYTES * len(self.latest)
+        return self.data.nbytes + self.needs.nbytes + _LATEST_BYTES * len(self.latest)
+
+    @property
+    def judges_by(self) -> tuple[str, str, LogSequence, int]:
+        """The model, the formula, the event since which the background holds, and how many data
+        it sums up; all empty of a relative score."""
+        data = self.data
+        if not isinstance(data, DataIndex):
+            return self.rule.decider, "", BEGINNING, 0
+        background = data.background
+        return data.model_id, data.scorer.name, background.sequence, background.data
 
     def apply(self, states: Iterable[KeyState], encodings: dict[bytes, Encoding]) -> None:
         """Applies the latest events of data keys."""
@@ -72,12 +60,14 @@ class Index:
 
     def apply_one(self, encodings: dict[bytes, Encoding], state: KeyState) -> None:
         """Applies the latest event of a data key."""
-        encoding = encodings.get(state.digest)
-        if state.deleted or encoding is None:
+        encoding = None if state.deleted else encodings.get(state.digest)
+        if encoding is None:
             change = self.data.remove(state.data_key)
-            self.latest.pop(state.data_key, None)
         else:
             change = self.data.put(state.data_key, state.digest, encoding)
+        if state.deleted:
+            self.latest.pop(state.data_key, None)
+        else:
             self.latest[state.data_key] = state.sequence
         self.needs.changed(change)
 
@@ -88,7 +78,7 @@ class Index:
         """
         sequence, packed = found or (BEGINNING, None)
         try:
-            self.rule.set_background(self.data, self.needs, packed, sequence)
+            self.rule.set_background(self.data, self.needs.texts, packed, sequence)
         except SnapshotDamaged as error:
             log.error(
                 "background_damaged",
@@ -96,7 +86,7 @@ class Index:
                 sequence=str(sequence),
                 error=str(error),
             )
-            self.rule.set_background(self.data, self.needs, None, BEGINNING)
+            self.rule.set_background(self.data, self.needs.texts, None, BEGINNING)
 
     def match(self, events: list[Event], encodings: dict[bytes, Encoding]) -> list[MatchesByAgent]:
         """Applies events, in log order, and matches each with the needs of all agents.
@@ -111,9 +101,9 @@ class Index:
     ) -> list[MatchesByAgent]:
         """Matches events with the needs of all agents, against the data as they are; applies none.
 
-        Two events of one text share their matches.
+        Two events of one text share their matches by words.
         """
-        return self._match(self.needs, self._scan, events, encodings)
+        return self.needs.match(events, encodings, self.data)
 
     def match_alone(
         self,
@@ -123,68 +113,10 @@ class Index:
         encodings: dict[bytes, Encoding],
     ) -> list[tuple[Match, ...]]:
         """Matches events with one agent's needs, against the data as they are; applies none."""
-        index = self.rule.needs(self.data)
+        index = AgentNeeds(self.rule.needs(self.data))
         index.set_agent(agent, needs)
-        matched = self._match(index, partial(_scanned, index), events, encodings)
+        matched = index.match(events, encodings, self.data)
         return [matches.get(agent.agent_id, ()) for matches in matched]
-
-    def search_new(
-        self,
-        now: tuple[Sequence[Need], Sequence[Encoding]],
-        before: tuple[Sequence[Need], Sequence[Encoding]],
-        until: LogSequence,
-    ) -> SearchResult:
-        """The data that the needs of now match and those of before did not, up to `until`."""
-
-        def is_older(data_key: str) -> bool:
-            return self.latest[data_key] <= until
-
-        needs, encodings = before
-        everything = [replace(need, max_matches=len(self.data) or 1) for need in needs]
-        matched = {key for key, _ in self.data.search(everything, encodings, is_older)}
-        return self.data.search(*now, lambda key: is_older(key) and key not in matched)
-
-    def _scan(self, texts: dict[bytes, Encoding]) -> dict[bytes, Any]:
-        """What the scan of the needs returns of each text."""
-        if self._scanned_version != self.needs.version:
-            self._scanned.clear()
-            self._scanned_version = self.needs.version
-        found = {digest: self._scanned[digest] for digest in texts if digest in self._scanned}
-        new = {digest: text for digest, text in texts.items() if digest not in found}
-        scanned = _scanned(self.needs, new)
-        for digest, each in scanned.items():
-            if _size_of(each) < _KEPT:
-                self._scanned[digest] = each
-        return found | scanned
-
-    def _match(
-        self,
-        needs: Needs,
-        scan: Callable[[dict[bytes, Encoding]], dict[bytes, Any]],
-        events: list[Event],
-        encodings: dict[bytes, Encoding],
-    ) -> list[MatchesByAgent]:
-        matched: list[MatchesByAgent] = [{} for _ in events]
-        if not needs.needs:
-            return matched
-        texts = {d: encodings[d] for e in events if (d := e.text_digest) in encodings}
-        found = scan(texts)
-        for place, event in enumerate(events):
-            digest = event.text_digest
-            if digest in texts:
-                text = self.data.text(digest)
-                matched[place] = needs.match(
-                    texts[digest], found[digest], event.data_key, text.serial if text else None
-                )
-        return matched
-
-
-def _size_of(found: Any) -> int:
-    return 1 + len(found)
-
-
-def _scanned(needs: Needs, texts: dict[bytes, Encoding]) -> dict[bytes, Any]:
-    return dict(zip(texts, needs.scan(list(texts.values())), strict=True))
 
 
 def data_states(events: Iterable[Event]) -> list[KeyState]:

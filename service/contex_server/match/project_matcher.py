@@ -1,50 +1,39 @@
-"""Live matching of one project in this process: follows the log, with the data and the needs.
+"""An index of one project's data that follows the log, for whoever asks what matches a need.
 
-A matcher holds the project's data (from the state, then from the log) and the needs of the
-agents that listen *here*. It matches events in log order, so that an agent's feed has no gap.
-While the embedding model or the store is unavailable it waits, then goes on where it was.
+It holds the project's data, from the state, then from the log. While the embedding model or the
+store is unavailable it waits, then goes on where it was.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import orjson
 import structlog
 
-from contex_server.events.feed import Behind, Delivery, Feed, Reader
+from contex_server.events.feed import Behind, Delivery, Reader
 from contex_server.events.hub import Hub
 from contex_server.kernel import event_codec
 from contex_server.kernel.backoff import Backoff
-from contex_server.kernel.errors import ContexError, Reason, agent_not_found
+from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import (
-    AGENT_REGISTERED,
-    AGENT_UNREGISTERED,
     BACKGROUND_CHANGED,
     BEGINNING,
     DATA_ERASED,
     EVERYTHING,
     MODEL_CHANGED,
-    SERVICE_TYPES,
-    Agent,
-    Entry,
     KeyState,
     Sequence,
 )
 from contex_server.kernel.right_of_way import RIGHT_OF_WAY
-from contex_server.kernel.slices import Slices, sliced
-from contex_server.match.agent_codec import intact
 from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index, data_states
 from contex_server.match.waiters import PositionWaiters
-from contex_server.matching.encoding import Encoding
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -54,25 +43,15 @@ _PATIENCE_S = 10.0
 """How long a registration waits for matching to go on towards it."""
 _CHUNK_BYTES = 1024 * 1024
 _PROGRESS_S = 5.0
+_CHANGES = frozenset({MODEL_CHANGED, BACKGROUND_CHANGED, DATA_ERASED})
 _IDLE_BYTES = 48 * 1024
 """Memory of a matcher without data: its tasks, its channel, an empty index."""
 
 
-@dataclass(slots=True, eq=False)
-class LiveAgent:
-    """An agent with open streams in this process."""
-
-    agent: Agent
-    encodings: tuple[Encoding, ...]
-    feed: Feed
-    streams: int = 0
-
-
 class ProjectMatcher:
-    """Matches one project's events with the needs of the agents that listen here.
+    """Indexes one project's data.
 
     Args:
-        feed_bytes: Size of each agent's window of live deliveries.
         on_model_in_use: Called with the project when the index has been built.
     """
 
@@ -82,25 +61,20 @@ class ProjectMatcher:
         engine: MatchEngine,
         hub: Hub,
         *,
-        feed_bytes: int,
         on_model_in_use: Callable[[str], None],
     ) -> None:
         self.project = project
         self._engine = engine
         self._hub = hub
-        self._feed_bytes = feed_bytes
         self._on_model_in_use = on_model_in_use
         self._index: Index  # There is one soon, and it is complete once the matcher has started.
-        self._live: dict[str, LiveAgent] = {}
         self._reached = PositionWaiters()
-        self._removals: set[asyncio.Task[None]] = set()
         self._snapshot: asyncio.Task[None] | None = None
         self._first_background = BEGINNING
         """The event of the background taken before the first answer, which waits for it."""
         self._settled = 0
         """The largest size that the store has been asked to take a background of this index for."""
-        # Held while events are matched, agents are loaded and data are searched: an agent's
-        # needs are never older than the events they are matched with.
+        # Held while events are applied and data are searched.
         self._lock = asyncio.Lock()
         self.is_loading = True
         """Whether the index is being built: the first one, or another in its place."""
@@ -119,18 +93,12 @@ class ProjectMatcher:
     @property
     def nbytes(self) -> int:
         """Approximate memory in bytes, as it is now."""
-        index = 0 if self.index is None else self.index.nbytes
-        return _IDLE_BYTES + index + sum(feed.buffered_bytes for feed in self.feeds)
+        return _IDLE_BYTES + (0 if self.index is None else self.index.nbytes)
 
     @property
     def index(self) -> Index | None:
         """The index to be counted, perhaps while it is being built; None: not even begun."""
         return getattr(self, "_index", None)
-
-    @property
-    def feeds(self) -> list[Feed]:
-        """The feeds of the agents that listen here."""
-        return [live.feed for live in self._live.values()]
 
     async def started(self) -> None:
         """Returns when the matcher follows the log; raises what kept it from starting."""
@@ -139,7 +107,7 @@ class ProjectMatcher:
     async def close(self) -> None:
         """Stops following."""
         self._task.cancel()
-        tasks = [self._task, *self._removals]
+        tasks = [self._task]
         if self._snapshot is not None:
             self._snapshot.cancel()
             tasks.append(self._snapshot)
@@ -161,84 +129,6 @@ class ProjectMatcher:
             if self._reached.error is not None:
                 raise self._reached.error
             yield
-
-    @asynccontextmanager
-    async def attach(self, agent_id: str) -> AsyncIterator[LiveAgent]:
-        """Matches an agent's needs live while the block lasts.
-
-        Raises:
-            ContexError: AGENT_NOT_FOUND.
-        """
-        async with self._locked():
-            live = self._live.get(agent_id)
-            if live is None:
-                agent = await self._registered(agent_id)
-                if agent is None:
-                    raise agent_not_found(self.project, agent_id)
-                feed = Feed(self._reached.position, self._feed_bytes)
-                live = LiveAgent(agent, (), feed)
-                await self._set_agent(live, agent)
-                # Only now: if this call is cancelled meanwhile, the next one begins anew.
-                self._live[agent_id] = live
-            live.streams += 1
-        try:
-            yield live
-        finally:
-            live.streams -= 1
-            if not live.streams and self._live.get(agent_id) is live:
-                self._detach(agent_id)
-
-    def _detach(self, agent_id: str) -> None:
-        """Stops matching an agent's needs; the index drops them in the background."""
-
-        async def remove() -> None:
-            async with self._lock:
-                if agent_id not in self._live:
-                    await self._engine.work(self._index.needs.remove_agent, agent_id)
-
-        del self._live[agent_id]
-        task = asyncio.create_task(remove())
-        self._removals.add(task)
-        task.add_done_callback(self._removals.discard)
-
-    async def select(self, live: LiveAgent, entries: list[Entry]) -> list[Delivery]:
-        """What a page of the log holds for an agent, by needs and data as they are now.
-
-        Raises:
-            ContexError: AGENT_NOT_FOUND.
-        """
-        events = [event_codec.decode(entry) async for entry in sliced(entries)]
-        async with self._lock:
-            encodings = await self._engine.encode_events(self._index, events)
-            if live.feed.error is not None:
-                raise live.feed.error
-            agent, position = live.agent, self._reached.position
-            matched = await self._engine.work(
-                self._index.match_alone, agent, live.encodings, events, encodings
-            )
-            deliveries: list[Delivery] = []
-            async for entry, event, matches in sliced(zip(entries, events, matched, strict=True)):
-                if event.event_type == AGENT_REGISTERED:
-                    change = await self._engine.needs_change(self._index, agent, event, position)
-                    if change is not None:
-                        deliveries.append(Delivery(event.sequence, entry, (), event, change))
-                elif matches and await self._engine.is_significant(self.project, agent, event):
-                    delivery = await self._engine.delivery(
-                        self.project, agent, entry, event, matches, position
-                    )
-                    deliveries.append(delivery)
-        return deliveries
-
-    async def _registered(self, agent_id: str) -> Agent | None:
-        stored = await self._engine.agents.agent(self.project, agent_id)
-        records = [] if stored is None else [stored]
-        return next((agent for agent, _ in intact(self.project, records)), None)
-
-    async def _set_agent(self, live: LiveAgent, agent: Agent) -> None:
-        """Matches an agent's needs from here on as this registration has them."""
-        encodings = await self._engine.encode_needs(self._index, agent.needs)
-        await self._engine.work(self._index.needs.set_agent, agent, encodings)
-        live.agent, live.encodings = agent, encodings
 
     async def _run(self) -> None:
         try:
@@ -288,13 +178,11 @@ class ProjectMatcher:
                 await reader.wait()
                 continue
             for span in _spans(chunk.deliveries):
-                await self._retrying(partial(self._match_span, span))
+                await self._retrying(partial(self._apply_span, span))
             self._reached.advance(chunk.position)
             self._take_background_if_due()
 
     def _fail(self, error: ContexError) -> None:
-        for feed in self.feeds:
-            feed.fail(error)
         self._reached.fail(error)
 
     async def _retrying(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -348,17 +236,9 @@ class ProjectMatcher:
             return
 
     async def _rebuild(self, reader: Reader) -> None:
-        """Starts over after the log was faster; agents read what they missed from the log."""
+        """Starts over after the log was faster."""
         with self._loads():
             await self._build(reader)
-        for agent_id, live in tuple(self._live.items()):
-            agent = await self._registered(agent_id)
-            if agent is None:
-                del self._live[agent_id]
-                live.feed.fail(agent_not_found(self.project, agent_id))
-            else:
-                await self._set_agent(live, agent)
-                live.feed.reset(self._reached.position)
         self._reached.advance(self._reached.position)
 
     async def _states(self, newest: dict[str, Sequence]) -> AsyncIterator[Iterable[KeyState]]:
@@ -371,55 +251,21 @@ class ProjectMatcher:
                 data, total = len(self._index.data), self.data_total
                 log.info("indexing", project=self.project, data=data, of=max(data, total))
 
-    async def _match_span(self, span: list[Delivery]) -> None:
-        """Matches events; the last one may change who is matched, or how, from there on."""
+    async def _apply_span(self, span: list[Delivery]) -> None:
+        """Applies events; the last one may change how is matched from there on."""
         engine = self._engine
         events = [delivery.event for delivery in span if delivery.event is not None]
-        encodings = await self._engine.encode_events(self._index, events)
-        with RIGHT_OF_WAY.taken():
-            matched = await engine.work(self._index.match, events, encodings)
+        states = data_states(events)
         position, last = span[-1].sequence, events[-1]
-        outgoing: defaultdict[str, list[Delivery]] = defaultdict(list)
-        slices = Slices()
-        for delivery, event, by_agent in zip(span, events, matched, strict=True):
-            for agent_id, matches in by_agent.items():
-                await slices.pause()
-                live = self._live.get(agent_id)
-                if live is None:
-                    continue
-                listener, entry = live.agent, delivery.entry
-                if await engine.is_significant(self.project, listener, event):
-                    delivered = await engine.delivery(
-                        self.project, listener, entry, event, matches, position
-                    )
-                    outgoing[agent_id].append(delivered)
-        unregistered: LiveAgent | None = None
+        encodings = await engine.encode_events(self._index, events)
+        with RIGHT_OF_WAY.taken():
+            await engine.work(self._index.apply, states, encodings)
         if last.event_type == MODEL_CHANGED:
             await self._change_model(orjson.loads(last.payload)["model"], position)
         elif last.event_type == BACKGROUND_CHANGED:
             await engine.use_background(self._index, position)
         elif last.event_type == DATA_ERASED:
             await self._drop_erased()
-        elif last.event_type in (AGENT_REGISTERED, AGENT_UNREGISTERED):
-            agent_id = orjson.loads(last.payload)["agent_id"]
-            live = self._live.get(agent_id)
-            agent = None if live is None else await self._registered(agent_id)
-            if agent is None:
-                unregistered = live
-            elif live is not None:
-                change = await engine.needs_change(self._index, agent, last, self._reached.position)
-                await self._set_agent(live, agent)
-                if change is not None:
-                    changed = Delivery(position, span[-1].entry, (), last, change)
-                    outgoing[agent_id].append(changed)
-        # From here on nothing waits and nothing fails: a span counts as a whole or not at all.
-        for agent_id, live in self._live.items():
-            live.feed.extend(outgoing.get(agent_id, ()), position)
-        if unregistered is not None:
-            agent_id = unregistered.agent.agent_id
-            if self._live.get(agent_id) is unregistered:
-                self._detach(agent_id)
-            unregistered.feed.fail(agent_not_found(self.project, agent_id))
         self._reached.advance(position)
 
     async def _change_model(self, decider: str, position: Sequence) -> None:
@@ -434,8 +280,6 @@ class ProjectMatcher:
         ]
         with self._loads():
             await self._new_index(states, position)
-        for live in tuple(self._live.values()):
-            await self._set_agent(live, live.agent)
         log.info("matching_model_changed", project=self.project, model=self._index.rule.decider)
 
     async def _new_index(
@@ -529,12 +373,12 @@ def _newer(states: Iterable[KeyState], newest: dict[str, Sequence]) -> Iterable[
 
 
 def _spans(deliveries: Iterable[Delivery]) -> list[list[Delivery]]:
-    """Splits deliveries after each event that changes who is matched, or how."""
+    """Splits deliveries after each event that changes how is matched."""
     parts: list[list[Delivery]] = [[]]
     for delivery in deliveries:
         if delivery.event is None:
             delivery.event = event_codec.decode(delivery.entry)
         parts[-1].append(delivery)
-        if delivery.event.event_type in SERVICE_TYPES:
+        if delivery.event.event_type in _CHANGES:
             parts.append([])
     return [span for span in parts if span]

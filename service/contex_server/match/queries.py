@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -25,8 +25,9 @@ from contex_server.match.result import (
     RenderedContext,
     Room,
 )
+from contex_server.match.search import Found
 from contex_server.matching.context import ContextItem, fit_to_budget, sizes_alone
-from contex_server.matching.explanation import Explanation
+from contex_server.matching.explanation import Explanation, explain_filter
 from contex_server.matching.tokens import ESTIMATED_BYTES, TokenCounter
 from contex_server.state.moments import MomentQuery, resolve_moment
 from contex_server.state.reader import StateReader
@@ -78,8 +79,8 @@ class MatchQueries:
             self._matchers.matcher(project) as matcher,
             matcher.index_at(at_least) as (index, position),
         ):
-            matched = await self._search(index, needs, scope.admits, registered=True)
-        return await self._result(project, matched, position, budget)
+            found = await self._engine.find(index, needs, scope.admits, registered=True)
+        return await self._result(project, await self._matched(project, found), position, budget)
 
     async def match(
         self,
@@ -98,8 +99,8 @@ class MatchQueries:
         """
         async with self.index_at(project, as_of) as (index, position):
             admits = EventFilter(data_keys=data_keys, scope=scope).admits_key
-            matched = await self._search(index, needs, admits, registered=False)
-        return await self._result(project, matched, position, budget)
+            found = await self._engine.find(index, needs, admits, registered=False)
+        return await self._result(project, await self._matched(project, found), position, budget)
 
     async def explain(
         self,
@@ -125,7 +126,8 @@ class MatchQueries:
         """
         engine = self._engine
         async with self.index_at(project, as_of) as (index, position):
-            place = sequence or index.latest.get(data_key)
+            is_known = need.filter is not None or index.data.digest_of(data_key) is not None
+            place = sequence or (index.latest.get(data_key) if is_known else None)
             if place is None or not (sequence or scope.admits(data_key)):
                 raise ContexError(
                     Reason.DATA_KEY_NOT_FOUND,
@@ -137,6 +139,8 @@ class MatchQueries:
             event = None if entry is None else event_codec.decode(entry)
             if entry is None or event is None or not scope.admits(event.data_key):
                 raise _not_found(place, f"project {project!r} has no event {place}")
+            if need.filter is not None:
+                return ExplainedMatch(entry, event, explain_filter(need, event, len(index.data)))
             if not event.text_digest:
                 kind = f"a {event.event_type!r} of the service"
                 raise _not_found(place, f"event {place} is {kind}, which is not matched")
@@ -178,18 +182,10 @@ class MatchQueries:
         async with self._past.open(project, state, moment) as past:
             yield past.index, moment
 
-    async def _search(
-        self,
-        index: Index,
-        needs: Sequence[Need],
-        admits: Callable[[str], bool],
-        *,
-        registered: bool,
-    ) -> MatchedEvents:
-        """The latest events of the data that match."""
-        encodings = await self._engine.encode_needs(index, needs, registered=registered)
-        matched = await index.worker.work(index.data.search, needs, encodings, admits)
-        return [(index.latest[data_key], matches) for data_key, matches in matched]
+    async def _matched(self, project: str, found: Found) -> MatchedEvents:
+        """The latest events of the data that match; the index may go on meanwhile."""
+        data = await self._engine.matched(project, found)
+        return [(datum.sequence, datum.matches) for datum in data]
 
     async def _result(
         self, project: str, matched: MatchedEvents, as_of: LogSequence, budget: ContextBudget

@@ -23,6 +23,7 @@ from contex_server.log.port import EventLog
 from contex_server.log.store import Store
 from contex_server.log.tasks import Claims
 from contex_server.match.agent_codec import intact
+from contex_server.matching.agent_needs import in_words
 from contex_server.matching.embedders.batcher import unhurried
 from contex_server.matching.embeddings import Embeddings
 
@@ -156,5 +157,6 @@ class Reembedding:
         after = ""
         while page := await self._store.agents.agents(project, after, _AGENTS_PAGE):
             agents = [agent for agent, _ in intact(project, page)]
-            yield {need.digest: need.text for agent in agents for need in agent.needs}
+            worded = [need for agent in agents for _, need in in_words(agent.needs)]
+            yield {need.digest: need.text for need in worded}
             after = page[-1].agent_id

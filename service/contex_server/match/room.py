@@ -52,14 +52,11 @@ def open_match(
     reembedding = Reembedding(log, store, embeddings)
     stack.push_async_callback(reembedding.close)
     answer_bytes = settings.limits.answer_bytes
-    engine = MatchEngine(
-        log, store.state, store.agents, store.match, embeddings, answer_bytes=answer_bytes
-    )
+    engine = MatchEngine(log, store.state, store.match, embeddings)
     start = partial(
         ProjectMatcher,
         engine=engine,
         hub=hub,
-        feed_bytes=settings.feed_bytes,
         on_model_in_use=reembedding.start_if_outdated,
     )
     pool = MatcherPool(engine, start, idle_s=settings.index_idle_s, max_bytes=settings.index_bytes)

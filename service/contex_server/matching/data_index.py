@@ -244,6 +244,7 @@ class DataIndex:
             usual=parts.usual,
             coverage=parts.coverage,
             expected=parts.expected,
+            need_id=need.id,
         )
 
     def _add(self, digest: bytes, encoding: Encoding) -> IndexedText:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from contex_server.kernel.model import DATA_EXPIRED, Event, Match
+from contex_server.kernel.model import DATA_EXPIRED, SERVICE_TYPES, Event, Match, Need
+from contex_server.matching.filter_index import exact_match
 
 
 class Contribution(NamedTuple):
@@ -77,3 +78,37 @@ def decision(match: Match, event: Event, *, matched: bool, excluded: bool) -> st
     if matched:
         return f"{what} matches: {score} reaches the threshold {threshold}."
     return f"{what} does not match: {score} is below the threshold {threshold}."
+
+
+def explain_filter(need: Need, event: Event, data_count: int) -> Explanation:
+    """Which parts of a need's filter an event passes, and which it fails."""
+    wanted = need.filter
+    assert wanted is not None
+    parts = {
+        "type": (wanted.limits_types, wanted.admits_type(event.event_type)),
+        "data key": (bool(wanted.data_keys), wanted.admits_key(event.data_key)),
+        "publisher": (bool(wanted.publishers), event.publisher in wanted.publishers),
+        "metadata": (bool(wanted.metadata), wanted.metadata <= event.metadata.items()),
+    }
+    passed = [name for name, (is_limited, passes) in parts.items() if is_limited and passes]
+    failed = [name for name, (is_limited, passes) in parts.items() if is_limited and not passes]
+    excluded, matched = need.excludes(event.data_key), need.passes(event)
+    if matched:
+        verdict = f"It matches: it passes the filter{_by(passed)}."
+    elif failed:
+        verdict = f"It does not match: it fails the filter{_by(failed)}"
+        verdict += f", and passes it{_by(passed)}." if passed else "."
+    elif excluded:
+        verdict = "It does not match: its key is one that the need excludes."
+    else:
+        assert event.event_type in SERVICE_TYPES
+        verdict = f"It does not match: the filter does not name the service's {event.event_type!r}."
+    match = exact_match(need, 0)
+    match = match if matched else match._replace(score=0.0)
+    return Explanation(match, matched, verdict, (), (), (), 0, data_count)
+
+
+def _by(parts: Sequence[str]) -> str:
+    *first, last = parts or ("",)
+    named = f"{', '.join(first)} and {last}" if first else last
+    return f" by its {named}" if named else ""

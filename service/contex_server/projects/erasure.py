@@ -3,7 +3,7 @@ See docs/adr/0016."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -37,24 +37,44 @@ from contex_server.tiers.storage import Storage
 log = structlog.get_logger(__name__)
 
 _PAGE_EVENTS = 2_000
+_DATA_BYTES = 1024 * 1024
+"""What the event has room for that says which data were erased: agents are told of these."""
+_REVISIONS_BYTES = 32
 _SEALED = bytes([SEALED_TAG])
 
 
 @dataclass(slots=True)
 class _ErasedEvents:
-    """The events to erase; `latest` holds the last of them of each data key."""
+    """The events to erase; `latest` holds the last of them of each data key, `revisions` the first
+    and the last revision."""
 
     events: int = 0
     digests: set[bytes] = field(default_factory=set)
     latest: dict[str, Sequence] = field(default_factory=dict)
+    revisions: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
         event = event_codec.decode(entry)
         self.events += 1
         if event.data_key:
             self.latest[event.data_key] = event.sequence
+            first, _ = self.revisions.get(event.data_key, (event.revision, 0))
+            self.revisions[event.data_key] = first, event.revision
         if event.text_digest:
             self.digests.add(event.text_digest)
+
+
+def _fitting(
+    revisions: dict[str, tuple[int, int]],
+) -> Iterator[tuple[str, tuple[int, int]]]:
+    """As many data as the event has room for, with the revisions that were erased."""
+    room = _DATA_BYTES
+    for name, erased in revisions.items():
+        room -= 6 * len(name) + _REVISIONS_BYTES  # As JSON, at the most.
+        if room < 0:
+            log.warning("erasure_untold", data=len(revisions))
+            return
+        yield name, erased
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +135,7 @@ class Eraser:
             "request_id": request_id,
             "reason": reason,
             "erased_count": erased.events,
+            "data": dict(_fitting(erased.revisions)),
         }
         target = f"{kind.replace('_', ' ')} {name}"
         detail = f"erased {erased.events} events of {target}, request {request_id}: {reason}"

@@ -243,13 +243,10 @@ async def test_an_agent_misses_nothing_between_its_registration_and_its_stream(
             answer = await api.register(f"a{round_}", "alpha", max_matches=100)
             stream = await api.listen(f"a{round_}", cursor=answer.cursor).live()
             await stream.count(5)
-            first = order(stream.sequences[0])
-            # The answer is the state as of its sequence, and the stream goes on there.
+            # First all that there was when it was registered, then everything that followed.
             assert all(order(d.event.sequence) <= order(answer.sequence) for d in answer.data)
-            assert first > order(answer.sequence)
             log = [e.sequence for e in await api.log() if e.data_key]
-            expected = [s for s in log if order(s) > order(answer.sequence)]
-            assert stream.sequences == expected[: len(stream.sequences)]
+            assert stream.sequences == log[: len(stream.sequences)]
             await stream.cancel()
         writing = False
         await written
@@ -383,14 +380,14 @@ async def test_changes_at_the_same_time_all_count_or_are_refused(word_server: Se
                 return False
             return True
 
-        done = await asyncio.gather(*(change((one, two)[n % 2], n + 1) for n in range(20)))
+        done = await asyncio.gather(*(change((one, two)[n % 2], n + 11) for n in range(20)))
         assert any(done)
         told = [
             json.loads(e.payload)["max_matches"]
             for e in await one.log()
             if e.event_type == "agent_registered"
         ][1:]
-        assert sorted(told) == [n + 1 for n in range(20) if done[n]]
+        assert sorted(told) == [n + 11 for n in range(20) if done[n]]
         assert (await get(one)).max_matches == told[-1]
 
 
@@ -410,8 +407,12 @@ async def test_a_need_may_be_said_twice_and_by_several(word_api: Api) -> None:
     await update(word_api, "b", needs=asked("gamma"))
     await stream_b.until(lambda s: "needs_changed" in s.kinds)
     await word_api.publish(event("alpha.again"))
-    assert (await stream_a.count(1)).keys == ["alpha.again"]
-    await stream_b.quiet(0.2)
+    assert (await stream_a.count(2)).keys == ["alpha", "alpha.again"]
+    await stream_b.quiet(0.2, "events")
+    assert [*zip(stream_b.keys, stream_b.told, strict=True)] == [
+        ("alpha", "MATCHED"),
+        ("alpha", "LEFT"),
+    ]
 
 
 async def test_an_event_about_no_datum_is_no_datum(word_api: Api) -> None:

@@ -118,7 +118,7 @@ async def test_each_action_has_its_row(word_api: Api) -> None:
     registered = await api.register("a", "apples")
     stream = await api.listen("a").live()
     (second,) = await api.publish(event("apple", description="apples"), publisher="build")
-    await stream.count(1)
+    await stream.count(2)
     await api.agents.Acknowledge(
         AcknowledgeRequest(project=P, agent_id="a", sequence=second), metadata=OPS
     )
@@ -129,7 +129,7 @@ async def test_each_action_has_its_row(word_api: Api) -> None:
         metadata=OPS,
     )
     await api.publish(event("apple", b"", tombstone=True))
-    await stream.count(2)
+    await stream.count(3)
     await stream.cancel()
     subscription = await api.subscribe(data_keys=["apple"]).live()
     await subscription.cancel()
@@ -140,7 +140,7 @@ async def test_each_action_has_its_row(word_api: Api) -> None:
     unregistered = await api.agents.UnregisterAgent(
         UnregisterAgentRequest(project=P, agent_id="a"), metadata=OPS
     )
-    found = await until_records(api, 18)
+    found = await until_records(api, 19)
     # What is noted in the background may come a little later than what is not.
     background = ("SUBSCRIBED", "UNSUBSCRIBED", "EXPORTED", "REFUSED")
     assert sum(name(r) == "SUBSCRIBED" for r in found) == 2
@@ -150,6 +150,7 @@ async def test_each_action_has_its_row(word_api: Api) -> None:
         "PUBLISHED",
         "PUBLISHED",
         "REGISTERED",
+        "DELIVERED",
         "DELIVERED",
         "PUBLISHED",
         "DELIVERED",
@@ -172,10 +173,11 @@ async def test_each_action_has_its_row(word_api: Api) -> None:
     assert by_name["REGISTERED"].sequence <= registered.sequence
     assert by_name["UNREGISTERED"].sequence == unregistered.sequence
     assert by_name["UNREGISTERED"].actor == "ops"
-    answer, live, deletion = [r for r in found if name(r) == "DELIVERED"]
+    answer, first_sent, live, deletion = [r for r in found if name(r) == "DELIVERED"]
     assert (answer.data_key, answer.detail, answer.stream_id) == ("apple", "answer", "")
-    assert (live.sequence, live.detail, live.agent_id) == (second, "stream", "a")
-    assert deletion.revision == 3
+    assert (first_sent.data_key, first_sent.detail) == ("apple", "stream, matched")
+    assert (live.sequence, live.detail, live.agent_id) == (second, "stream, updated", "a")
+    assert (deletion.revision, deletion.detail) == (3, "stream, deleted")
     (opened,) = [r for r in found if name(r) == "SUBSCRIBED" and r.detail == "Listen"]
     assert opened.stream_id == live.stream_id
     assert opened.peer == apple.peer

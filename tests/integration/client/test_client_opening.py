@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from contex import AsyncClient, Client, Subscription, SyncSubscription
+from contex import (
+    AsyncClient,
+    Client,
+    MatchedEvent,
+    MatchKind,
+    Subscription,
+    SyncSubscription,
+)
 from contex_server.server import Server
 
 from tests.integration.client.conftest import InThread
@@ -44,9 +51,51 @@ async def test_an_opened_listener_is_told_of_a_change(client: AsyncClient) -> No
     old = await client.publish(P, "k", "pears")
     await client.register_agent(P, "a", ["apples"])
     async with client.listen(P, "a") as matches:
+        await client.publish(P, "other", "apples")
+        assert (await matches.next(timeout=10)).event.data_key == "other"
         await client.update_agent(P, "a", needs=["pears"])
         brought = await matches.next(timeout=10)
-        assert (brought.backfilled, brought.event.sequence) == (True, old.sequence)
+        assert (brought.kind, brought.event.sequence) == (MatchKind.MATCHED, old.sequence)
+        assert matches.needs_changed is not None
+
+
+async def test_what_a_registration_brought_is_acknowledged_by_its_cursor(
+    client: AsyncClient,
+) -> None:
+    for number in range(3):
+        await client.publish(P, f"k{number}", f"apples {number}", description="apples")
+    await client.register_agent(P, "a", ["apples"])
+    held: dict[str, MatchedEvent] = {}
+    async with client.listen(P, "a") as matches:
+        while len(held) < 3:
+            matched = await matches.next(timeout=10)
+            assert matched.kind is MatchKind.MATCHED
+            matched.apply_to(held)
+        await matches.acknowledge()
+    deleted = await client.delete(P, "k1")
+    async with client.listen(P, "a") as matches:
+        matched = await matches.next(timeout=10)
+        assert (matched.kind, matched.event.sequence) == (MatchKind.DELETED, deleted.sequence)
+        matched.apply_to(held)
+    assert set(held) == {"k0", "k2"}
+
+
+async def test_the_blocking_client_acknowledges_what_it_handed_out(
+    in_thread: InThread, client: AsyncClient
+) -> None:
+    await client.publish(P, "k", "apples")
+    await client.register_agent(P, "a", ["apples"])
+
+    def use(sync: Client) -> None:
+        with sync.listen(P, "a") as matches:
+            assert matches.acknowledge() is None
+            matches.next(timeout=10)
+            assert matches.acknowledge()
+        sync.publish(P, "other", "apples too")
+        with sync.listen(P, "a") as matches:
+            assert matches.next(timeout=10).event.data_key == "other"
+
+    await in_thread(use)
 
 
 async def test_the_blocking_client_opens_at_the_call(

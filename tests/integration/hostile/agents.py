@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contex.v1 import event_pb2
-from contex.v1.agent_service_pb2 import ListDeliveriesRequest, MinDelta, Need
+from contex.v1.agent_service_pb2 import ListDeliveriesRequest, MinDelta, MutedKinds, Need
+from contex.v1.event_pb2 import EventFilter
 
 from tests.integration.hostile.scene import MIB
 from tests.integration.hostile.table import CASES, NO_SEQUENCE, Case, refuse, some
@@ -58,6 +59,27 @@ for _rpc, _list in {
             f"{_list}[0].exclude_data_keys[1]",
             **{_list: [Need(text="a", exclude_data_keys=["x*", _text])]},
         )
+    for _part, _bad_filters in {
+        "event_types": [EventFilter(event_types=["fine", _t]) for _t in ("", "a" * 65, "a\n")],
+        "data_keys": [EventFilter(data_keys=["fine", _t]) for _t in ("", "a" * 513, "a\\")],
+        "publishers": [EventFilter(publishers=["fine", _t]) for _t in ("a" * 129, "a\n")],
+        "event_type_prefixes": [
+            EventFilter(event_type_prefixes=["fine", _t]) for _t in ("", "a" * 65)
+        ],
+    }.items():
+        for _number, _bad_filter in enumerate(_bad_filters):
+            refuse(
+                _rpc,
+                f"{_list} filter {_part} {_number}",
+                f"{_list}[1].filter.{_part}[1]",
+                **{_list: [Need(text="fine"), Need(filter=_bad_filter)]},
+            )
+    refuse(
+        _rpc,
+        f"{_list} filter metadata",
+        f"{_list}[1].filter.metadata",
+        **{_list: [Need(text="fine"), Need(filter=EventFilter(metadata={"": "a"}))]},
+    )
     refuse(_rpc, f"{_list} too many", _list, **{_list: [Need(text="a")] * 33})
 for _rpc, _list in {"Match": "questions", "Backtest": "needs"}.items():
     refuse(_rpc, "no needs", _list, **{_list: []})
@@ -84,6 +106,14 @@ for _rpc in ("RegisterAgent", "UpdateAgent", "Match", "Listen"):
 
 
 refuse("RegisterAgent", "no needs", "needs", needs=[])
+for _kind in (0, 1, 6, 7, -1):
+    refuse("RegisterAgent", f"mutes {_kind}", "muted_kinds[1]", muted_kinds=[2, _kind])
+    refuse(
+        "UpdateAgent",
+        f"mutes {_kind}",
+        "muted_kinds.kinds[1]",
+        muted_kinds=MutedKinds(kinds=[2, _kind]),
+    )
 
 
 # What was sent.

@@ -127,14 +127,14 @@ async def test_needs_are_as_of_the_moment_that_is_asked_about(word_api: Api) -> 
     assert await judge(api, between, 1, "alpha") == ("alpha", 1)
 
 
-async def test_catching_up_is_judged_by_the_needs_that_it_was_sent_by(word_api: Api) -> None:
+async def test_what_was_missed_comes_by_the_needs_of_its_time(word_api: Api) -> None:
     api = word_api
     start = (await api.register("a", "alpha", "beta")).cursor
     (sequence,) = await api.publish(event("alpha.one"))
     await change(api, "beta", "alpha", max_context_tokens=1)  # too few for any datum
     match = (await api.listen("a", cursor=start).count(1)).matched[-1].matches[0]
-    assert (match.need_index, match.need) == (1, "alpha")
-    assert await judge(api, sequence, 1) == ("alpha", 1)
+    assert (match.need_index, match.need) == (0, "alpha")
+    assert await judge(api, sequence, 0) == ("alpha", 0)
 
 
 async def test_an_agent_that_took_the_id_of_another(word_api: Api) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (2, "5704f24bede4a900e822fad106938dee6063b7edc5b0dcdab233ea78448796ca")
+RECORDED = (3, "9d63422a86bcc8a2e4973345fec1fe45a9fa7b3f846044e59866aedefb5d238d")
 """A revision, and the digest of what the protos declare with it."""
 
 

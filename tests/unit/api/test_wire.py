@@ -11,7 +11,7 @@ from contex_server.api.shared.cursors import Token, decode_position
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.events.stream import Kind, Message
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import Entry, Match, Sequence
+from contex_server.kernel.model import BEGINNING, Entry, Match, Sequence
 from contex_server.matching.context import ContextFormat
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,7 +78,7 @@ def test_matches_travel_with_their_event() -> None:
     chunk = Chunk([Delivery(Sequence(7, 1), entry(7, 1, event), (match,))], Sequence(9, 0))
     message = Message(Kind.EVENTS, chunk.position, chunk)
     room = BatchRoom(1_000, 1_000)
-    ((part, raw),) = listen_responses("p", message, ContextFormat.UNSPECIFIED, room)
+    ((part, raw),) = listen_responses("p", message, ContextFormat.UNSPECIFIED, room, BEGINNING)
     assert part is not None
     assert part.deliveries == chunk.deliveries
     (matched,) = agent_service_pb2.ListenResponse.FromString(raw).events.events
@@ -103,13 +103,17 @@ def test_what_is_written_out_is_split_and_cut() -> None:
     deliveries = [delivery(1, b"a" * 100), delivery(2, b"b" * 100), delivery(3, b"\x01" * 300)]
     chunk = Chunk(deliveries, Sequence(9, 0))
     message = Message(Kind.EVENTS, chunk.position, chunk)
-    parts = listen_responses("p", message, ContextFormat.JSON, BatchRoom(400, 1_000))
+    room = BatchRoom(400, 1_000)
+    parts = listen_responses("p", message, ContextFormat.JSON, room, BEGINNING)
     read = [agent_service_pb2.ListenResponse.FromString(raw) for _, raw in parts]
     assert [r.events.events[0].context_omitted for r in read] == [False, False, True]
     positions = [decode_position(Token.CURSOR, "p", r.cursor, "cursor") for r in read]
     assert positions == [(1, 0), (2, 0), (9, 0)]
     assert [part.position for part, _ in parts if part is not None] == positions
-    assert listen_responses("p", message, ContextFormat.JSON, BatchRoom(400, 1_000)) == parts
+    assert (
+        listen_responses("p", message, ContextFormat.JSON, BatchRoom(400, 1_000), BEGINNING)
+        == parts
+    )
 
 
 def test_every_kind_of_message_parses() -> None:

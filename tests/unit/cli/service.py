@@ -78,12 +78,16 @@ class Agents(agent_service_pb2_grpc.AgentServiceServicer):
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
+        self.filters: list[str] = []
+        """The data keys of a need that is a filter, which each agent has then."""
 
     def RegisterAgent(self, request, _context):
         self.requests.append(request)
         response = agent_service_pb2.RegisterAgentResponse(
             agent=agent(request), data=[matched()], sequence="9-0", cursor="c"
         )
+        if request.agent_id == "known":
+            response.outcome = agent_service_pb2.REGISTRATION_OUTCOME_UNCHANGED
         if request.context_format or request.HasField("max_context_tokens"):
             response.context.CopyFrom(context())
         return response
@@ -95,21 +99,35 @@ class Agents(agent_service_pb2_grpc.AgentServiceServicer):
     def GetAgent(self, request, _context):
         response = agent_service_pb2.GetAgentResponse(agent=agent(request))
         response.agent.needs.add(
-            text=NEED, threshold=0.5, max_matches=3, exclude_data_keys=["test/*", "tmp/*"]
+            text=NEED,
+            threshold=0.5,
+            max_matches=3,
+            exclude_data_keys=["test/*", "tmp/*"],
+            id="0a1b2c3d",
         )
         response.agent.needs.add(text="weather")
+        if self.filters:
+            response.agent.needs.add(max_matches=3).filter.data_keys.extend(self.filters)
         response.agent.min_delta.json_pointers.extend(["/price", ""])
+        response.agent.muted_kinds.append(event_pb2.MATCH_KIND_EXPIRED)
+        response.agent.exclude_own = True
         return response
 
     def Listen(self, request, context):
         self.requests.append(request)
         first = agent_service_pb2.ListenResponse(cursor="c1")
         first.events.events.append(matched("new", 5))
+        first.events.events[0].kind = event_pb2.MATCH_KIND_UPDATED
         yield first
         changed = agent_service_pb2.ListenResponse(cursor="c2")
         changed.needs_changed.agent.needs.add(text="another")
-        changed.needs_changed.data.append(matched("old", 2))
         yield changed
+        brought = agent_service_pb2.ListenResponse(cursor="c3")
+        brought.events.events.append(matched("old", 2))
+        brought.events.events[0].kind = event_pb2.MATCH_KIND_MATCHED
+        left = brought.events.events.add(kind=event_pb2.MATCH_KIND_LEFT)
+        left.event.CopyFrom(matched("new", 5).event)
+        yield brought
         ended = threading.Event()
         context.add_callback(ended.set)
         ended.wait(30)

@@ -114,6 +114,7 @@ def test_a_trace_is_shown_on_demand(
         ("match", "max_context_tokens", "--max-tokens"),
         ("register", "needs[1].text", "--need 2"),
         ("register", "needs[0].exclude_data_keys[1]", "--exclude 2"),
+        ("register", "needs[0].filter.data_keys[1]", "--filter"),
         ("register", "min_delta.json_pointers[0]", "--min-delta-pointer 1"),
         ("publish", "events[0].payload", "VALUE|-|@FILE"),
         ("events", "filter.data_keys[1]", "--key 2"),

@@ -11,11 +11,13 @@ from typing import Any
 import grpc
 import pytest
 from contex import DeadlineExceeded, Match
-from contex.v1 import event_pb2
+from contex.match import explanation
+from contex.v1 import event_pb2, match_service_pb2
 from contex_cli import indexing
 from contex_cli import match as match_commands
 from contex_cli.command import Session
 from contex_cli.exits import ExitCode
+from contex_cli.explanation import show_explanation
 from contex_cli.matches import usual_line
 
 from tests import command_line
@@ -25,10 +27,10 @@ MATCH_KEYS = {
     *("need_index", "need", "score", "cosine", "threshold", "model", "path", "passage"),
     *("background_mean", "background_deviation", "standing", "lexical"),
     *("background_passages", "background_sequence", "scorer", "share"),
-    *("usual_cosine", "coverage", "expected_coverage"),
+    *("usual_cosine", "coverage", "expected_coverage", "need_id"),
 }
 AGENT_KEYS = {
-    *("agent_id", "needs", "threshold", "max_matches", "min_delta"),
+    *("agent_id", "needs", "threshold", "max_matches", "min_delta", "muted_kinds", "exclude_own"),
     *("registered_time", "updated_time", "acknowledged_sequence"),
 }
 
@@ -377,10 +379,44 @@ def test_register_with_all_options(contex: Contex) -> None:
     assert contex("register", "a", "--need", NEED, "--format", "yaml")[0].startswith("- data_key")
 
 
+def test_register_with_filters(contex: Contex) -> None:
+    contex(
+        *("register", "a", "--need", NEED, "--exclude", "orders/test"),
+        *("--filter", "key=orders/*, type-prefix=order.", "--filter", "everything"),
+    )
+    (request,) = contex.agents.requests
+    assert [need.text for need in request.needs] == [NEED, "", ""]
+    first, second = request.needs[1:]
+    assert (list(first.filter.data_keys), list(first.exclude_data_keys)) == (
+        ["orders/*"],
+        ["orders/test"],
+    )
+    assert list(first.filter.event_type_prefixes) == ["order."]
+    assert second.HasField("filter")
+    for wrong in ("orders/*", "keys=x", "key=", "", "meta=x", "everything, key=x"):
+        assert "--filter" in contex.refused("register", "a", "--filter", wrong)
+
+
+def test_the_explanation_of_a_filter_has_no_score(capsys: pytest.CaptureFixture[str]) -> None:
+    message = match_service_pb2.ExplainResponse(verdict="It fails the filter by its type.")
+    message.event.data_key, message.event.sequence = "k", "5-0"
+    message.need_match.need = "type=order.paid"
+    show_explanation(explanation(message))
+    assert capsys.readouterr().out.split("\n") == [
+        *("type=order.paid", "k r0  5-0", "does not match", "It fails the filter by its type.", "")
+    ]
+
+
+def test_a_filter_is_shown_as_it_is_typed(contex: Contex) -> None:
+    contex.agents.filters = ["orders/*", "a,b"]
+    out, _ = contex("agents", "show", "a")
+    assert "key=a,b, key=orders/*  (at most 3)" in out
+
+
 def test_a_registration_for_programs(contex: Contex) -> None:
     (record,) = contex.records("register", "a", "--need", NEED)
     assert record.keys() == AGENT_KEYS | {
-        *("sequence", "cursor", "data", "context", "omitted_count")
+        *("sequence", "cursor", "data", "context", "omitted_count", "outcome")
     }
     assert (record["context"], record["min_delta"]) == (None, None)
     assert not contex.agents.requests[0].HasField("min_delta")
@@ -397,10 +433,43 @@ def test_updating_can_clear_the_delta(contex: Contex) -> None:
     assert "together with needs" in contex.refused("agents", "update", "a", "--exclude", "x")
 
 
+def test_muting_and_own_events(contex: Contex) -> None:
+    kinds = ("--mute", "updated, left", "--exclude-own")
+    out, _ = contex("register", "a", "-n", "x", *kinds)
+    assert "nothing changed" not in out
+    contex("agents", "update", "a", "--mute", "none", "--include-own")
+    contex("agents", "update", "a", "--threshold", "0.5")
+    registered, cleared, other = contex.agents.requests
+    assert list(registered.muted_kinds) == [
+        event_pb2.MATCH_KIND_UPDATED,
+        event_pb2.MATCH_KIND_LEFT,
+    ]
+    assert registered.exclude_own
+    assert cleared.HasField("muted_kinds")
+    assert not cleared.muted_kinds.kinds
+    assert (cleared.HasField("exclude_own"), cleared.exclude_own) == (True, False)
+    assert not any(map(other.HasField, ("muted_kinds", "exclude_own")))
+    for kinds in ("matched", "", "updated,erased"):
+        assert "not one of updated, left, deleted, expired" in contex.refused(
+            *("agents", "update", "a", "--mute", kinds)
+        )
+
+
+def test_a_registration_that_changes_nothing_says_so(contex: Contex) -> None:
+    told = "nothing changed: it was registered like this already"
+    assert told in contex("register", "known", "-n", "x")[0]
+    assert told in contex("register", "known", "-n", "x", "--format", "yaml")[1]
+    (record,) = contex.records("register", "known", "-n", "x")
+    assert record["outcome"] == "unchanged"
+
+
 def test_an_agent_shows_the_options_of_its_needs(contex: Contex) -> None:
     out, _ = contex("agents", "show", "a")
     assert f"{NEED}  (threshold 0.5; at most 3; not test/*, tmp/*)" in out
+    assert "0a1b2c3d  " in out
     assert "updates that change /price or the whole" in out
+    assert "expired" in out
+    assert "not delivered" in out
     (record,) = contex.records("agents", "show", "a")
     assert record["min_delta"] == {"payload_changed": False, "json_pointers": ["/price", ""]}
     assert record["needs"][1] == {
@@ -408,24 +477,41 @@ def test_an_agent_shows_the_options_of_its_needs(contex: Contex) -> None:
         "threshold": None,
         "max_matches": None,
         "exclude": [],
+        "filter": None,
+        "id": "",
     }
 
 
 def test_listen_tells_a_change_of_needs_and_what_it_brings(contex: Contex) -> None:
-    out, err = contex("listen", "a", "--count", "2", "--ack")
-    new, old = out.splitlines()
+    out, err = contex("listen", "a", "--count", "3", "--ack")
+    new, old, left = out.splitlines()
+    assert new.startswith("updated  0.83  ")
     assert "new r3  at /providers/0-1" in new
+    assert old.startswith("matched  0.83  ")
     assert "old r3" in old
-    assert err == "the registration was changed: 1 need; 1 datum matches now and did not before\n"
-    # The event that was printed last is older than the stream's position: the cursor is not.
-    assert contex.agents.requests[-1].cursor == "c2"
+    assert left.startswith("left  ")
+    assert "new r3" in left
+    assert err == "the registration was changed: 1 need; what that brings follows\n"
+    # What was printed last has its place where the registration is: the cursor says so.
+    assert contex.agents.requests[-1].cursor == "c3"
     contex("listen", "a", "--count", "1", "--ack")
-    assert contex.agents.requests[-1].sequence == "1764000000125-0"
+    assert contex.agents.requests[-1].cursor == "c1"
 
-    records = contex.records("listen", "a", "--count", "2")
-    assert [record["backfilled"] for record in records] == [False, True]
+    records = contex.records("listen", "a", "--count", "3")
+    assert [record["kind"] for record in records] == ["updated", "matched", "left"]
+
+
+def test_listen_acknowledges_inside_of_a_message_what_was_printed(contex: Contex) -> None:
+    contex("listen", "a", "--count", "2", "--ack")
+    sent = [r for r in contex.agents.requests if r.DESCRIPTOR.name == "AcknowledgeRequest"]
+    assert sent[-1].cursor == "c2"
 
 
 def test_listen_prints_what_is_written_out(contex: Contex) -> None:
     assert contex("listen", "a", "--count", "1", "--format", "markdown")[0] == "# new\n"
     assert contex.agents.requests[0].context_format == event_pb2.CONTEXT_FORMAT_MARKDOWN
+
+
+def test_listen_says_of_what_is_written_out_that_it_left(contex: Contex) -> None:
+    _, err = contex("listen", "a", "--count", "3", "--format", "markdown")
+    assert "left: new meets the needs no longer; as it is now:\n" in err

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from contex import Need
+from contex import EventFilter, Need
 from contex_cli.exits import InputError
 from contex_cli.options import read_needs
 from contex_cli.records import encode
@@ -28,7 +28,8 @@ def test_yaml_and_json_have_options(tmp_path: Path) -> None:
 
 
 def test_what_an_agent_shows_can_be_read_again(tmp_path: Path) -> None:
-    needs = [Need("a"), Need("b", 0.4, 2, ("x*",))]
+    mixed = EventFilter(("a, b",), ("orders/*", "x,y"), ("p",), ("order.",), {"k": "v=w"}, True)
+    needs = [Need("a"), Need("b", 0.4, 2, ("x*",)), Need(filter=mixed), Need(filter=EventFilter())]
     path = tmp_path / "needs.json"
     path.write_text(encode(needs).decode())
     assert read_needs([], str(path)) == needs

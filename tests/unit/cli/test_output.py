@@ -119,6 +119,7 @@ def test_a_matched_event_also_says_why(capsys: pytest.CaptureFixture[str]) -> No
             "usual_cosine": 0.0,
             "coverage": 0.0,
             "expected_coverage": 0.0,
+            "need_id": "",
         }
     ]
     written_out = records.record(replace(matched, context="- x"))

@@ -168,6 +168,7 @@ def test_knew(contex: Contex) -> None:
 def test_deliveries(contex: Contex) -> None:
     out = contex("deliveries", "--event", "5-0")
     assert "stream, again" in out
+    assert "updated" in out
     assert "need 1" in out
     records = contex.records("deliveries", "--agent", "checkout", "--since", "1-0", "--backwards")
     assert [(record["kind"], record["resend"]) for record in records] == [

@@ -184,6 +184,7 @@ class Agents(agent_service_pb2_grpc.AgentServiceServicer):
                 data_key="api_config",
                 revision=4,
                 kind="DELIVERY_KIND_STREAM",
+                change="MATCH_KIND_UPDATED",
                 resend=resend,
                 position="5-0",
                 stream_id="s",

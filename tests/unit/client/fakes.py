@@ -71,6 +71,7 @@ class FakeEvents(event_service_pb2_grpc.EventServiceServicer):
     """A log of numbered events; streams break where `breaks` says so."""
 
     def __init__(self) -> None:
+        self.agents = FakeAgents()
         self.log: list[event_pb2.Event] = []
         self.answers: dict[str, event_service_pb2.PublishResponse] = {}
         self.publish_attempts: list[str] = []
@@ -180,6 +181,9 @@ class FakeEvents(event_service_pb2_grpc.EventServiceServicer):
 
 
 class FakeAgents(agent_service_pb2_grpc.AgentServiceServicer):
+    def __init__(self) -> None:
+        self.acknowledged: list[str] = []
+
     async def RegisterAgent(self, request, context):
         response = agent_service_pb2.RegisterAgentResponse(sequence="1-0", cursor="c")
         response.agent.agent_id = request.agent_id
@@ -189,8 +193,9 @@ class FakeAgents(agent_service_pb2_grpc.AgentServiceServicer):
         return response
 
     async def Acknowledge(self, request, context):
+        self.acknowledged.append(request.sequence or f"cursor:{request.cursor}")
         return agent_service_pb2.AcknowledgeResponse(
-            acknowledged_sequence=request.sequence or f"cursor:{request.cursor}"
+            acknowledged_sequence=request.sequence or "7-0"
         )
 
     async def Listen(self, request, context):
@@ -200,7 +205,9 @@ class FakeAgents(agent_service_pb2_grpc.AgentServiceServicer):
             yield message
             message = agent_service_pb2.ListenResponse(cursor="c2")
             message.needs_changed.agent.needs.add(text="another")
-            message.needs_changed.data.append(matched(5, "another"))
+            yield message
+            message = agent_service_pb2.ListenResponse(cursor="c3")
+            message.events.events.extend(matched(number, "another") for number in (5, 8, 9))
             yield message
             await asyncio.sleep(60)
         status = rich_status(
@@ -305,7 +312,7 @@ async def serving(
 ) -> AsyncIterator[int]:
     server = aio.server(options=[("grpc.so_reuseport", 0)])
     event_service_pb2_grpc.add_EventServiceServicer_to_server(events, server)
-    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(FakeAgents(), server)
+    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(events.agents, server)
     match_service_pb2_grpc.add_MatchServiceServicer_to_server(matching or FakeMatching(), server)
     checks = health.aio.HealthServicer()
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -117,7 +117,7 @@ Call = Callable[[Any], object]
         (
             lambda c: c.register_agent("p", "a", [5]),
             TypeError,
-            r"needs\[0\].text: expected a string or a Need, not int 5",
+            r"needs\[0\].text: expected a string, an EventFilter or a Need, not int 5",
         ),
         (
             lambda c: c.register_agent("p", "a", [Need("n", max_matches=True)]),

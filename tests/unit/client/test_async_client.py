@@ -130,25 +130,46 @@ async def test_agents(client: AsyncClient) -> None:
     registration = await client.register_agent("p", "a", ["what"])
     assert [datum.score for datum, _ in registration.by_need()["what"]] == [0.7]
     assert await client.acknowledge("p", "a", registration.data[0]) == "1-0"
-    assert await client.acknowledge("p", "a", cursor="c") == "cursor:c"
+    assert await client.acknowledge("p", "a", cursor="c") == "7-0"
     with pytest.raises(NotFound) as caught:
         async with client.listen("p", "a"):
             pass
     assert caught.value.metadata == {"agent_id": "a"}
 
 
-async def test_a_change_of_needs_is_told_and_what_it_brings_is_iterated_over(
-    client: AsyncClient,
-) -> None:
+async def test_a_change_of_needs_is_told_before_what_it_brings(client: AsyncClient) -> None:
     told: list[NeedsChanged] = []
     async with client.listen("p", "changing", on_needs_changed=told.append) as matches:
         assert (await anext(matches)).event.sequence == "7-0"
         assert matches.needs_changed is None
-        brought = await anext(matches)
-        assert (brought.event.sequence, brought.backfilled) == ("5-0", True)
+        assert (await anext(matches)).event.sequence == "5-0"
         assert (matches.position, matches.cursor) == ("7-0", "c2")
         assert told == [matches.needs_changed]
         assert told[0].agent.needs == (Need("another"),)
+
+
+async def test_a_subscription_acknowledges_what_was_handed_out(
+    client: AsyncClient, events: FakeEvents
+) -> None:
+    async with client.listen("p", "changing") as matches:
+        acknowledged, steps = events.agents.acknowledged, list[list[str]]()
+        assert await matches.acknowledge() is None
+        for _ in range(4):
+            await anext(matches)
+            before = len(acknowledged)
+            durable = await matches.acknowledge()
+            assert durable == ("8-0" if acknowledged[-1] == "8-0" else "7-0")
+            steps.append(acknowledged[before:])
+            assert await matches.acknowledge() == durable  # nothing new: nothing is sent
+            assert len(acknowledged) == before + len(steps[-1])
+    # Of a message that is not done its cursor is not acknowledged, but an event in its place.
+    assert steps == [["cursor:c1"], ["cursor:c2"], ["8-0"], ["cursor:c3"]]
+
+
+async def test_only_what_listens_is_acknowledged(client: AsyncClient) -> None:
+    async with client.subscribe("p") as events:
+        with pytest.raises(TypeError, match="listen"):
+            await events.acknowledge()
 
 
 async def test_a_publish_stream_survives_breaks(client: AsyncClient, events: FakeEvents) -> None:

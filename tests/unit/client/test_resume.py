@@ -125,45 +125,54 @@ def listen_response(cursor: str, *numbers: int) -> agent_service_pb2.ListenRespo
     return message
 
 
-def needs_changed(cursor: str, *numbers: int) -> agent_service_pb2.ListenResponse:
+def needs_changed(cursor: str) -> agent_service_pb2.ListenResponse:
     message = agent_service_pb2.ListenResponse(cursor=cursor)
     message.needs_changed.agent.needs.add(text="n")
-    message.needs_changed.data.extend(fakes.matched(number, "n") for number in numbers)
     return message
 
 
-def test_what_a_change_of_needs_brings_is_handed_out_and_moves_no_position() -> None:
+def test_what_a_registration_brings_moves_no_position_back() -> None:
     told: list[NeedsChanged] = []
     stream = match_stream(
         agent_service_pb2.ListenRequest(), reconnect=True, on_needs_changed=told.append
     )
     stream.on_message(listen_response("c1", 7))
-    first = stream.take()
-    assert first is not None
-    assert not first.backfilled
+    assert stream.take() is not None
+    assert (stream.position, stream.handed_out) == ("7-0", ("c1", None))
 
-    stream.on_message(needs_changed("c2", 5, 3))
+    stream.on_message(needs_changed("c2"))
     assert [changed.agent.needs for changed in told] == [(Need("n"),)]
     assert stream.needs_changed is told[0]
-    for sequence, cursor in (("5-0", "c1"), ("3-0", "c2")):
+    assert (stream.take(), stream.cursor) == (None, "c2")
+
+    stream.on_message(listen_response("c3", 3, 5, 10, 11))
+    for sequence, position, handed_out in (
+        ("3-0", "7-0", ("c2", None)),
+        ("5-0", "7-0", ("c2", None)),
+        ("10-0", "10-0", ("c2", "10-0")),
+        ("11-0", "11-0", ("c3", None)),
+    ):
         item = stream.take()
         assert item is not None
-        assert (item.event.sequence, item.backfilled) == (sequence, True)
-        assert (stream.position, stream.cursor) == ("7-0", cursor)
-    assert stream.take() is None
-
-    stream.on_message(listen_response("c3", 8))
-    assert stream.take() is not None
-    assert (stream.position, stream.cursor) == ("8-0", "c3")
+        assert item.event.sequence == sequence
+        assert (stream.position, stream.handed_out) == (position, handed_out)
 
 
-def test_a_break_within_a_change_of_needs_loses_and_repeats_nothing() -> None:
+def test_a_replay_backwards_moves_the_position_back() -> None:
+    stream = event_stream(event_service_pb2.ReplayRequest(), reconnect=True, ends=True)
+    stream.on_message(subscribe_response("c", 2, 1))
+    stream.take_all()
+    assert stream.position == "1-0"
+
+
+def test_a_break_within_a_message_loses_and_repeats_nothing() -> None:
     stream = match_stream(agent_service_pb2.ListenRequest(agent_id="a"), reconnect=True)
-    stream.on_message(needs_changed("c1", 2, 1))
+    stream.on_message(listen_response("c1", 1, 2))
     assert stream.take() is not None
     stream.on_error(UNAVAILABLE)
+    assert stream.handed_out == (None, "1-0")
     assert stream.take() is not None
-    assert (stream.position, stream.cursor) == (None, "c1")
+    assert stream.handed_out == ("c1", None)
     assert stream.request == agent_service_pb2.ListenRequest(agent_id="a", cursor="c1")
 
 

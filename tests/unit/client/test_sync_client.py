@@ -307,11 +307,14 @@ def test_a_change_of_needs_is_told(channel, client: Client, run: Run) -> None:
     _, request, call = channel.take_unary_stream(LISTEN)
     assert request.context_format == event_pb2.CONTEXT_FORMAT_JSON
     message = agent_service_pb2.ListenResponse(cursor="c")
-    message.needs_changed.data.append(fakes.matched(5, "n"))
+    message.needs_changed.agent.needs.add(text="n")
     call.send_response(message)
-    assert future.result(10).backfilled
+    message = agent_service_pb2.ListenResponse(cursor="d")
+    message.events.events.append(fakes.matched(5, "n"))
+    call.send_response(message)
+    assert future.result(10).event.sequence == "5-0"
     assert told == [subscription.needs_changed]
-    assert (subscription.position, subscription.cursor) == (None, "c")
+    assert (subscription.position, subscription.cursor) == ("5-0", "d")
     subscription.close()
 
 

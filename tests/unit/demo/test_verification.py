@@ -17,6 +17,8 @@ from contex_demo.verification import (
     check_log,
     hit_rates,
     percentile,
+    same_deliveries,
+    stale,
 )
 
 REGISTRATION = Logged("5-0", AGENT_REGISTERED, "", 0, "", "", digest(b"{}"))
@@ -131,6 +133,7 @@ A1, B1, A2 = Delivered("6-0", "a", 1), Delivered("6-1", "b", 1), Delivered("9-0"
         ([A1, A1, B1], [A1, B1], DeliveryFindings(duplicated=1, unordered=1)),
         ([B1, A1], [A1, B1], DeliveryFindings(unordered=1)),
         ([replace(A1, revision=2)], [A1], DeliveryFindings(unknown=1)),
+        ([replace(A1, kind="left")], [A1], DeliveryFindings(missing=1, unexpected=1)),
         ([Delivered("7-0", "a", 1)], [], DeliveryFindings(unexpected=1, unknown=1)),
     ],
 )
@@ -139,6 +142,22 @@ def test_deliveries(
 ) -> None:
     _, log = run()
     assert check_deliveries(live, again, {entry.sequence: entry for entry in log}) == findings
+
+
+def test_twins_have_the_same_in_the_same_order() -> None:
+    assert same_deliveries([A1, B1], [replace(A1, arrived=3.0, score=0.5), B1])
+    for other in ([A1], [B1, A1], [A1, replace(B1, kind="left")], [A1, B1, A2]):
+        assert not same_deliveries([A1, B1], other)
+
+
+def test_what_is_held_is_the_latest() -> None:
+    _, log = run()
+    assert stale({"a": 2, "b": 1}, log) == 0
+    assert stale({"a": 1, "b": 1}, log) == 1
+    assert stale({"a": 2, "unheard of": 1}, log) == 1
+    deleted = Logged("10-0", "data_deleted", "a", 3, "9-0", "", digest(b""))
+    assert stale({"a": 2}, [*log, deleted]) == 1
+    assert stale({"a": 3}, [*log, deleted]) == 1
 
 
 def test_findings_add_up() -> None:

@@ -13,7 +13,7 @@ from contex.lazy import server_service_pb2, server_service_pb2_grpc
 
 from .answer_stream import AnswerStream
 from .closing import AsyncCloseable
-from .subscription import Subscription
+from .subscription import Acknowledge, Subscription
 from .transport import (
     Channel,
     Connection,
@@ -159,11 +159,14 @@ class AsyncCalls(AsyncCloseable):
         stream: ResumableStream[T],
         *,
         starts_now: bool = False,
+        acknowledge: Acknowledge | None = None,
     ) -> Subscription[T]:
         def open_call(request: StreamRequest) -> StreamCall[StreamMessage]:
             return cast("StreamCall[StreamMessage]", method()(request, metadata=self._metadata))
 
-        subscription = self._opened(Subscription(open_call, stream, starts_now=starts_now))
+        subscription = self._opened(
+            Subscription(open_call, stream, starts_now=starts_now, acknowledge=acknowledge)
+        )
         return open_if_blocking(subscription) if starts_now else subscription
 
     def _answers(

@@ -13,7 +13,7 @@ from .answer_stream import AnswerStream
 from .calls import AsyncCalls
 
 if TYPE_CHECKING:
-    from contex.agents import MinDelta, Need
+    from contex.agents import MinDelta, Needed
     from contex.events import ContextFormat, Event, MatchedEvent
     from contex.match import (
         BacktestProgress,
@@ -36,7 +36,7 @@ class AsyncMatchService(AsyncCalls):
     async def match(
         self,
         project: str,
-        questions: Iterable[str | Need],
+        questions: Iterable[Needed],
         *,
         threshold: float | None = None,
         max_matches: int | None = None,
@@ -48,7 +48,7 @@ class AsyncMatchService(AsyncCalls):
         """Finds the live data that answer questions, without registering anything.
 
         Args:
-            questions: In plain words, or with options like those of needs.
+            questions: In plain words, as filters, or with options like those of needs.
             threshold: Lowest score that matches; by default the server's.
             max_matches: Maximum number of data to return for each question; by default 10.
             data_keys: Only data whose key matches one of these globs.
@@ -68,7 +68,7 @@ class AsyncMatchService(AsyncCalls):
             context_format=events.to_context_format(context_format),
         )
         response = await self._once(self._matching.Match, request)
-        return values.match_answer(response, tuple(need.text for need in request.questions))
+        return values.match_answer(response, tuple(agents.need(q).words for q in request.questions))
 
     async def explain(
         self,
@@ -126,7 +126,7 @@ class AsyncMatchService(AsyncCalls):
     def backtest(
         self,
         project: str,
-        needs: Iterable[str | Need],
+        needs: Iterable[Needed],
         *,
         threshold: float | None = None,
         since: At | None = None,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from contex.errors import ContexError
+from contex.lazy import wire
 
 from .closing import AsyncCloseable
 from .transport import Reader, StreamCall
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
     from contex.resume import ResumableStream, StreamMessage, StreamRequest
 
 T = TypeVar("T")
+
+
+class Acknowledge(Protocol):
+    """The client's `acknowledge`, of one agent."""
+
+    async def __call__(
+        self,
+        position: str | None = None,
+        *,
+        cursor: str | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        """Moves the agent's durable cursor forward."""
 
 
 class Subscription(AsyncCloseable, Generic[T]):
@@ -42,10 +56,14 @@ class Subscription(AsyncCloseable, Generic[T]):
         stream: ResumableStream[T],
         *,
         starts_now: bool = False,
+        acknowledge: Acknowledge | None = None,
     ) -> None:
         self._open_call = open_call
         self._stream = stream
         self._starts_now = starts_now
+        self._acknowledge = acknowledge
+        self._acknowledged: tuple[str | None, str | None] = (None, None)
+        self._durable: str | None = None
         self._first: StreamMessage | None = None
         self._reader: Reader[StreamMessage] = Reader(stream.silence_limit_s)
 
@@ -62,7 +80,8 @@ class Subscription(AsyncCloseable, Generic[T]):
     def position(self) -> str | None:
         """Sequence of the last item handed out; `after_sequence` with it resumes exactly there.
 
-        It never moves back: earlier events that a change of the needs brings leave it unchanged.
+        It never moves back: earlier events that a registration brings leave it unchanged, and come
+        again after it if it stands before the registration. `cursor` has no such exception.
         """
         return self._stream.position
 
@@ -113,6 +132,39 @@ class Subscription(AsyncCloseable, Generic[T]):
         """
         async with self._reader.limited(timeout):
             return await anext(self)
+
+    async def acknowledge(self, *, timeout: float | None = None) -> str | None:
+        """Acknowledges everything that was handed out: a `listen` without a start goes on after it.
+
+        Call it when that has been processed, as often as you like: what is acknowledged already is
+        not sent again. It also moves past what brought the agent nothing. What a registration
+        brings is older than its place in the stream: of that, whole messages are acknowledged
+        (about 1 MiB at most). Only for `listen`.
+
+        Args:
+            timeout: As in the client's `acknowledge`.
+
+        Returns:
+            Sequence of the durable cursor; None if nothing has been acknowledged yet.
+
+        Raises:
+            TypeError: It is a stream of `subscribe`, which has no durable cursor.
+        """
+        if self._acknowledge is None:
+            raise TypeError("only a stream of `listen` can be acknowledged")
+        cursor, sequence = handed_out = self._stream.handed_out
+        if cursor is not None and cursor != self._acknowledged[0]:
+            self._durable = await self._acknowledge(cursor=cursor, timeout=timeout)
+            self._acknowledged = (cursor, None)
+        if sequence is not None and self._is_further(sequence):
+            self._durable = await self._acknowledge(sequence, timeout=timeout)
+            self._acknowledged = handed_out
+        return self._durable
+
+    def _is_further(self, sequence: str) -> bool:
+        """Whether the durable cursor may still be before a sequence."""
+        order, durable = wire.sequence_order, self._durable
+        return not durable or order(sequence) > order(durable)
 
     async def messages(self) -> AsyncIterator[StreamMessage]:
         """Iterates over the raw messages instead, checkpoints and heartbeats included."""

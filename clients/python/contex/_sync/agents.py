@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
         AgentContext,
         Delivery,
         MinDelta,
-        Need,
+        Needed,
         NeedsChanged,
         Registration,
     )
-    from contex.events import ContextFormat, Event, MatchedEvent
+    from contex.events import ContextFormat, Event, MatchedEvent, MatchKind
     from contex.wire import At
 
 
@@ -39,24 +40,31 @@ class AgentService(Calls):
         self,
         project: str,
         agent_id: str,
-        needs: Iterable[str | Need],
+        needs: Iterable[Needed],
         *,
         last_seen_sequence: str | None = None,
         threshold: float | None = None,
         max_matches: int | None = None,
         min_delta: MinDelta | None = None,
+        muted_kinds: Iterable[MatchKind] | None = None,
+        exclude_own: bool | None = None,
         max_context_tokens: int | None = None,
         context_format: ContextFormat | None = None,
     ) -> Registration:
         """Registers an agent, or replaces its registration, and returns what matches now.
 
+        The answer is a preview: `listen` brings all that matches, also what was there before.
+
         Args:
-            needs: What it needs, each in one line of plain words, or a `Need` with options.
+            needs: What it needs, each in one line of plain words, as an `EventFilter`, or a `Need`
+                of either with options.
             last_seen_sequence: Sets the durable cursor; `"0"`: everything. By default a new agent
                 starts now and a known one keeps its cursor.
             threshold: Lowest score that matches; by default the server's.
             max_matches: Maximum number of data to return for each need; by default 10.
             min_delta: Which updates are pushed; by default all.
+            muted_kinds: Kinds of deliveries that it does without: UPDATED, LEFT, DELETED, EXPIRED.
+            exclude_own: Don't deliver what the publisher that is named like the agent publishes.
             max_context_tokens: Budget for the data as text. Whole data are kept, best first; the
                 context of the answer lists those that were left out.
             context_format: Returns the data as text, too, in the context of the answer.
@@ -70,6 +78,8 @@ class AgentService(Calls):
             threshold=threshold,
             max_matches=max_matches or 0,
             min_delta=values.to_min_delta(min_delta),
+            muted_kinds=values.to_muted_kinds(() if muted_kinds is None else muted_kinds),
+            exclude_own=exclude_own or False,
             max_context_tokens=max_context_tokens,
             context_format=events.to_context_format(context_format),
         )
@@ -81,16 +91,19 @@ class AgentService(Calls):
         project: str,
         agent_id: str,
         *,
-        needs: Iterable[str | Need] | None = None,
+        needs: Iterable[Needed] | None = None,
         threshold: float | None = None,
         max_matches: int | None = None,
         min_delta: MinDelta | None = None,
+        muted_kinds: Iterable[MatchKind] | None = None,
+        exclude_own: bool | None = None,
         max_context_tokens: int | None = None,
         context_format: ContextFormat | None = None,
     ) -> Registration:
         """Changes what is not None and returns what matches now.
 
-        Arguments as in `register_agent`; an empty `MinDelta()` pushes all updates again.
+        Arguments as in `register_agent`; an empty `MinDelta()` pushes all updates again, and empty
+        `muted_kinds` deliver all kinds again.
 
         Raises:
             NotFound: The agent is not registered.
@@ -103,6 +116,10 @@ class AgentService(Calls):
             threshold=threshold,
             max_matches=max_matches,
             min_delta=values.to_min_delta(min_delta),
+            muted_kinds=None
+            if muted_kinds is None
+            else agent_service_pb2.MutedKinds(kinds=values.to_muted_kinds(muted_kinds)),
+            exclude_own=exclude_own,
             max_context_tokens=max_context_tokens,
             context_format=events.to_context_format(context_format),
         )
@@ -160,18 +177,18 @@ class AgentService(Calls):
         on_needs_changed: Callable[[NeedsChanged], object] | None = None,
         reconnect: bool = True,
     ) -> SyncSubscription[MatchedEvent]:
-        """Streams everything that matches the agent's needs, without end.
+        """Streams what the agent gets, without end: the same whether it was away meanwhile or not.
 
-        When the needs are changed meanwhile, the data that match now and did not before come next,
-        with `backfilled` set; then the stream continues. That holds from when the subscription is
-        open (see `Subscription`).
+        The `kind` of each delivery is what it says of its datum; `MatchedEvent.apply_to` keeps a
+        dict true by it. First comes what matches already, then what is published, and after a
+        change of the needs what that brings. `Subscription.acknowledge` notes how far the agent is.
 
         Args:
             cursor: Where to start; by default at the durable cursor, which `acknowledge` moves.
             after_sequence: Start after this event instead.
             heartbeat_interval_ms: As in `subscribe`.
             context_format: Returns each event as text, too, in its `context`.
-            on_needs_changed: Called with the changed registration before the data that it brings.
+            on_needs_changed: Called with the changed registration before what it brings.
             reconnect: As in `subscribe`.
 
         Raises:
@@ -192,6 +209,7 @@ class AgentService(Calls):
             lambda: self._agents.Listen,
             stream,
             starts_now=cursor is None and after_sequence is None,
+            acknowledge=partial(self.acknowledge, project, agent_id),
         )
 
     def acknowledge(
@@ -207,7 +225,8 @@ class AgentService(Calls):
 
         Args:
             position: The event up to which the agent has processed everything, or its sequence.
-            cursor: A stream's cursor, instead.
+                What a registration brings is older than it, so that moves nothing.
+            cursor: A stream's cursor, instead; see also `Subscription.acknowledge`.
             timeout: Seconds for all attempts. By default it waits for a server that can't be
                 reached as long as `listen` does, without limit.
 

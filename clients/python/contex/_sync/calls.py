@@ -14,7 +14,7 @@ from contex.lazy import server_service_pb2, server_service_pb2_grpc
 
 from .answer_stream import SyncAnswerStream
 from .closing import Closeable
-from .subscription import SyncSubscription
+from .subscription import Acknowledge, SyncSubscription
 from .transport import (
     Channel,
     Connection,
@@ -160,11 +160,14 @@ class Calls(Closeable):
         stream: ResumableStream[T],
         *,
         starts_now: bool = False,
+        acknowledge: Acknowledge | None = None,
     ) -> SyncSubscription[T]:
         def open_call(request: StreamRequest) -> StreamCall[StreamMessage]:
             return cast("StreamCall[StreamMessage]", method()(request, metadata=self._metadata))
 
-        subscription = self._opened(SyncSubscription(open_call, stream, starts_now=starts_now))
+        subscription = self._opened(
+            SyncSubscription(open_call, stream, starts_now=starts_now, acknowledge=acknowledge)
+        )
         return open_if_blocking(subscription) if starts_now else subscription
 
     def _answers(

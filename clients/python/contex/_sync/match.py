@@ -14,7 +14,7 @@ from .answer_stream import SyncAnswerStream
 from .calls import Calls
 
 if TYPE_CHECKING:
-    from contex.agents import MinDelta, Need
+    from contex.agents import MinDelta, Needed
     from contex.events import ContextFormat, Event, MatchedEvent
     from contex.match import (
         BacktestProgress,
@@ -37,7 +37,7 @@ class MatchService(Calls):
     def match(
         self,
         project: str,
-        questions: Iterable[str | Need],
+        questions: Iterable[Needed],
         *,
         threshold: float | None = None,
         max_matches: int | None = None,
@@ -49,7 +49,7 @@ class MatchService(Calls):
         """Finds the live data that answer questions, without registering anything.
 
         Args:
-            questions: In plain words, or with options like those of needs.
+            questions: In plain words, as filters, or with options like those of needs.
             threshold: Lowest score that matches; by default the server's.
             max_matches: Maximum number of data to return for each question; by default 10.
             data_keys: Only data whose key matches one of these globs.
@@ -69,7 +69,7 @@ class MatchService(Calls):
             context_format=events.to_context_format(context_format),
         )
         response = self._once(self._matching.Match, request)
-        return values.match_answer(response, tuple(need.text for need in request.questions))
+        return values.match_answer(response, tuple(agents.need(q).words for q in request.questions))
 
     def explain(
         self,
@@ -127,7 +127,7 @@ class MatchService(Calls):
     def backtest(
         self,
         project: str,
-        needs: Iterable[str | Need],
+        needs: Iterable[Needed],
         *,
         threshold: float | None = None,
         since: At | None = None,

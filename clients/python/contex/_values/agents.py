@@ -5,22 +5,27 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from contex._values.events import (
+    _MATCH_KINDS,
     Context,
     Event,
+    EventFilter,
     MatchedEvent,
+    MatchKind,
     Moment,
     context,
     event,
+    event_filter,
     matched_event,
     moment,
 )
 from contex.methods import (
     KnownDatumMethods,
+    NeedMethods,
     RegistrationMethods,
 )
 
@@ -43,6 +48,7 @@ __all__ = [
     "Need",
     "NeedsChanged",
     "Registration",
+    "RegistrationOutcome",
     "agent",
     "agent_context",
     "agent_stream",
@@ -57,22 +63,34 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Need(NeedMethods):
     """One thing that an agent wants to know.
 
     Attributes:
-        text: The need in plain words, 1 to 1,000 characters.
+        text: The need in plain words, 1 to 1,000 characters. Empty with a filter; one of the two is
+            required.
         threshold: Lowest score that matches: above 0, at most 1. None: the agent's threshold.
+            Refused with a filter, which passes an event or does not.
         max_matches: Maximum number of data items that a response returns for this need, 1 to 100.
             None: the agent's.
         exclude_data_keys: Data keys that never match this need: at most 32 globs; see
             `EventFilter.data_keys`.
+        filter: The need as a filter, in place of words: what passes it matches, with score 1. It
+            has the limits of EventFilter, and counts towards the bytes that an agent's needs may
+            have in total. An empty filter passes every event but the service's own, which only pass
+            a filter whose types or prefixes of types name them. Where data are returned for it, the
+            newest come first; they are judged by their latest event.
+        id: Identifies the text or the filter, wherever it stands and whoever has it: 8 hex digits.
+            Exclusions, threshold and maximum make no difference. Returned only; ignored in a
+            request.
     """
 
-    text: str
+    text: str = ""
     threshold: float | None = None
     max_matches: int | None = None
     exclude_data_keys: tuple[str, ...] = ()
+    filter: EventFilter | None = None
+    id: str = field(default="", compare=False)
 
 
 def need(message: agent_service_pb2.Need) -> Need:
@@ -82,6 +100,8 @@ def need(message: agent_service_pb2.Need) -> Need:
         threshold=message.threshold if message.HasField("threshold") else None,
         max_matches=message.max_matches if message.HasField("max_matches") else None,
         exclude_data_keys=tuple(message.exclude_data_keys),
+        filter=event_filter(message.filter) if message.HasField("filter") else None,
+        id=message.id,
     )
 
 
@@ -127,6 +147,10 @@ class Agent:
         acknowledged_sequence: The durable cursor: the sequence up to which the agent has
             acknowledged.
         min_delta: Which updates are pushed; None: all.
+        muted_kinds: Kinds of deliveries that the agent does without: UPDATED, LEFT, DELETED or
+            EXPIRED.
+        exclude_own: Whether what the agent publishes itself, as the publisher that is named like
+            it, is not delivered to it.
     """
 
     agent_id: str
@@ -137,6 +161,8 @@ class Agent:
     updated_time: datetime
     acknowledged_sequence: str
     min_delta: MinDelta | None = None
+    muted_kinds: tuple[MatchKind, ...] = ()
+    exclude_own: bool = False
 
 
 def agent(message: agent_service_pb2.Agent) -> Agent:
@@ -150,7 +176,25 @@ def agent(message: agent_service_pb2.Agent) -> Agent:
         updated_time=message.updated_time.ToDatetime(tzinfo=UTC),
         acknowledged_sequence=message.acknowledged_sequence,
         min_delta=min_delta(message.min_delta) if message.HasField("min_delta") else None,
+        muted_kinds=tuple(_MATCH_KINDS.get(one, MatchKind.OTHER) for one in message.muted_kinds),
+        exclude_own=message.exclude_own,
     )
+
+
+class RegistrationOutcome(enum.Enum):
+    """What a registration did."""
+
+    REGISTERED = "registered"
+    """There was no such agent before."""
+    CHANGED = "changed"
+    """The registration was changed."""
+    UNCHANGED = "unchanged"
+    """It was the same already: nothing was written, and there is no event."""
+    OTHER = "other"
+    """One that a newer server has added.
+
+    It can't be asked for.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +207,12 @@ class Registration(RegistrationMethods):
             most max_matches for each need.
         sequence: The sequence as of which the data are returned.
         cursor: Pass this to `listen` to continue without a gap: the position of last_seen_sequence
-            if that was given, of `sequence` otherwise.
+            if that was given, of the durable cursor otherwise.
         context: The data written out; set if max_context_tokens or context_format was given.
         omitted_count: Number of data that matched but are in neither `data` nor `context`, because
             even without their payloads the response would have grown beyond 3.5 MiB: those with the
             lowest scores.
+        outcome: What the registration did.
     """
 
     agent: Agent
@@ -176,6 +221,7 @@ class Registration(RegistrationMethods):
     cursor: str
     context: Context | None = None
     omitted_count: int = 0
+    outcome: RegistrationOutcome | None = None
 
 
 def registration(message: agent_service_pb2.RegisterAgentResponse) -> Registration:
@@ -187,22 +233,24 @@ def registration(message: agent_service_pb2.RegisterAgentResponse) -> Registrati
         cursor=message.cursor,
         context=context(message.context) if message.HasField("context") else None,
         omitted_count=message.omitted_count,
+        outcome=_REGISTRATION_OUTCOMES.get(message.outcome, RegistrationOutcome.OTHER)
+        if message.outcome
+        else None,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class NeedsChanged:
-    """The agent's registration from here on, and the data that the change brings.
+    """The agent's needs from here on.
 
-    Also sent when the stream finds in the log that the registration changed while the agent was
-    away.
+    What the change brings follows as events, before anything that was published later: data that
+    match now as MATCHED, data that the agent holds and that match no longer as LEFT. Sent where the
+    change lies in the agent's inbox, so also to an agent that was away.
 
     Attributes:
         agent: The registration.
-        data: The data that match as of this item's cursor and did not match before: best score
-            first, at most max_matches for each need, with their context if the stream has a
-            context_format. What is published later follows as events.
-        omitted_count: Same as in `Registration`.
+        data: Always empty; earlier versions sent here what matched newly.
+        omitted_count: Always 0.
     """
 
     agent: Agent
@@ -292,9 +340,11 @@ class HeldBackReason(enum.Enum):
     BELOW_THRESHOLD = "below_threshold"
     """The score is below the need's threshold."""
     ANSWER_FULL = "answer_full"
-    """It existed when the agent registered but did not fit into the response (max_matches or
-    max_context_tokens), and it has not changed since.
+    """Only of earlier versions: it existed when the agent registered but did not fit into the
+    response.
     """
+    MUTED = "muted"
+    """The agent does without deliveries of this kind (muted_kinds)."""
     OTHER = "other"
     """One that a newer server has added.
 
@@ -441,6 +491,8 @@ class Delivery:
         revision: Its revision.
         time: When it was sent (UTC).
         kind: How it was sent.
+        change: What it told the agent of the datum. Unspecified with `DeliveryKind.ANSWER`, and of
+            what earlier versions sent.
         resend: Whether the agent had already been sent this event.
         needs: Why it was sent: the needs and their probabilities.
         position: The stream's position at the message that carried the event: resuming with that
@@ -454,6 +506,7 @@ class Delivery:
     revision: int
     time: datetime
     kind: DeliveryKind
+    change: MatchKind | None
     resend: bool
     needs: tuple[DeliveredNeed, ...]
     position: str
@@ -469,6 +522,7 @@ def delivery(message: agent_service_pb2.Delivery) -> Delivery:
         revision=message.revision,
         time=message.time.ToDatetime(tzinfo=UTC),
         kind=_DELIVERY_KINDS.get(message.kind, DeliveryKind.OTHER),
+        change=_MATCH_KINDS.get(message.change, MatchKind.OTHER) if message.change else None,
         resend=message.resend,
         needs=tuple(map(delivered_need, message.needs)),
         position=message.position,
@@ -476,11 +530,18 @@ def delivery(message: agent_service_pb2.Delivery) -> Delivery:
     )
 
 
+_REGISTRATION_OUTCOMES = {
+    1: RegistrationOutcome.REGISTERED,
+    2: RegistrationOutcome.CHANGED,
+    3: RegistrationOutcome.UNCHANGED,
+}
+
 _HELD_BACK_REASONS = {
     1: HeldBackReason.MIN_DELTA,
     2: HeldBackReason.EXCLUDED,
     3: HeldBackReason.BELOW_THRESHOLD,
     4: HeldBackReason.ANSWER_FULL,
+    5: HeldBackReason.MUTED,
 }
 
 _DELIVERY_KINDS = {1: DeliveryKind.STREAM, 2: DeliveryKind.NEEDS_CHANGED, 3: DeliveryKind.ANSWER}

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from contex.methods import (
+    EventFilterMethods,
     EventMethods,
     MatchedEventMethods,
 )
@@ -26,14 +27,17 @@ __all__ = [
     "Durability",
     "Erasure",
     "Event",
+    "EventFilter",
     "KeyState",
     "Match",
+    "MatchKind",
     "MatchedEvent",
     "Moment",
     "OmittedDatum",
     "context",
     "erasure",
     "event",
+    "event_filter",
     "match",
     "matched_event",
     "moment",
@@ -197,15 +201,108 @@ def event(message: event_pb2.Event) -> Event:
 
 
 @dataclass(frozen=True, slots=True)
+class EventFilter(EventFilterMethods):
+    """Selects events.
+
+    An event passes if it passes every list that is not empty; it passes a list if any of its
+    entries fits. Types and prefixes of types count as one list; of metadata, all entries must fit.
+    An empty filter passes everything.
+
+    Attributes:
+        event_types: Exact event types, at most 32.
+        data_keys: Globs over data keys, at most 32 of at most 512 characters: "*" matches any run
+            of characters, "?" exactly one, and a character after a backslash itself ("\\*" a star,
+            "\\\\" a backslash). An event without a data key passes no glob.
+        publishers: Exact publishers, at most 32.
+        event_type_prefixes: What event types begin with ("order."), at most 32 of 1 to 64 printable
+            characters.
+        metadata: Entries that the event's metadata must have, with exactly these values: at most
+            32, with the limits of NewEvent.metadata.
+        exclude_service_events: Leaves out what the service writes about itself: registrations,
+            feedback, erasures and changes of matching, that is all reserved types but
+            "data_published", "data_deleted" and "data_expired".
+    """
+
+    event_types: tuple[str, ...] = ()
+    data_keys: tuple[str, ...] = ()
+    publishers: tuple[str, ...] = ()
+    event_type_prefixes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    exclude_service_events: bool = False
+
+
+def event_filter(message: event_pb2.EventFilter) -> EventFilter:
+    """The `EventFilter` of a message."""
+    return EventFilter(
+        event_types=tuple(message.event_types),
+        data_keys=tuple(message.data_keys),
+        publishers=tuple(message.publishers),
+        event_type_prefixes=tuple(message.event_type_prefixes),
+        metadata=dict(message.metadata),
+        exclude_service_events=message.exclude_service_events,
+    )
+
+
+class MatchKind(enum.Enum):
+    """What a delivery tells an agent of a datum.
+
+    An agent that keeps the last delivery of each data key, and drops the key with LEFT, DELETED and
+    EXPIRED, and with ERASED unless it keeps a later revision, holds exactly what exists and meets
+    its needs.
+    """
+
+    MATCHED = "matched"
+    """The datum meets the agent's needs, and the agent does not hold it.
+
+    Also each event without a data key that meets them.
+    """
+    UPDATED = "updated"
+    """A new revision of a datum that the agent holds, and that still meets its needs.
+
+    While its text stays the same it meets those in words; otherwise each of these counts as met
+    down to 0.05 (at most a third) below its threshold, so that a datum near the threshold does not
+    come and go. It meets a filter if it passes it.
+    """
+    LEFT = "left"
+    """A datum that the agent holds meets its needs no longer: by a new revision, which comes with
+    this, or because the needs changed.
+
+    Sent once; `matches` is empty.
+    """
+    DELETED = "deleted"
+    """A datum that the agent holds was deleted; or another one, whose deletion passes a filter
+    among the agent's needs.
+
+    `matches` has the filters that the deletion passes.
+    """
+    EXPIRED = "expired"
+    """A datum that the agent holds has expired; or another one, likewise."""
+    ERASED = "erased"
+    """Revisions of a datum that the agent was once sent were erased: forget them.
+
+    Comes to every agent that was ever sent one of them, whatever it holds now. The event is that
+    which tells of the erasure, with the datum's key and the last erased revision; `matches` is
+    empty.
+    """
+    OTHER = "other"
+    """One that a newer server has added.
+
+    It can't be asked for.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """Why an event reached an agent: one of its needs, and how well it fits.
 
     Attributes:
         need_index: Position of the need in the agent's list when it matched, from 0. To refer to
             the need later, use it along with `need`: the agent's needs may have been reordered.
-        need: The need, in the agent's words.
-        score: The calibrated probability that the event answers the need, 0 to 1: of the pairs with
-            a score near 0.7, about 70 % are right. At least the need's threshold, except in
+        need: The need, in the agent's words; a filter is written out ("key=orders/*,
+            type=order.paid"), at most 1,000 characters.
+        score: 1 if the need is a filter (0 in `Explanation` if the event fails it). Otherwise the
+            calibrated probability that the event answers the need, 0 to 1: of the pairs with a
+            score near 0.7, about 70 % are right. At least the need's threshold, except in
             `Explanation`.
         cosine: Cosine of the embeddings of the need and the passage, -1 to 1.
         threshold: The threshold that was applied.
@@ -235,6 +332,7 @@ class Match:
         coverage: Share of the need's single words that the datum has anywhere, weighted by their
             rarity, 0 to 1.
         expected_coverage: The coverage that a datum with as many different words has by chance.
+        need_id: The need's stable id; see `Need.id`.
     """
 
     need_index: int
@@ -256,6 +354,7 @@ class Match:
     usual_cosine: float = 0.0
     coverage: float = 0.0
     expected_coverage: float = 0.0
+    need_id: str = ""
 
 
 def match(message: event_pb2.Match) -> Match:
@@ -281,6 +380,7 @@ def match(message: event_pb2.Match) -> Match:
         usual_cosine=parts.usual_cosine,
         coverage=parts.coverage,
         expected_coverage=parts.expected_coverage,
+        need_id=message.need_id,
     )
 
 
@@ -290,16 +390,18 @@ class MatchedEvent(MatchedEventMethods):
 
     Attributes:
         event: The complete event (but see payload_omitted).
-        matches: One entry for each need that was met, best score first. Never empty.
-        payload_omitted: True if the payload was left out because the message would have grown
-            beyond 3 MiB; read it with `get_event`. Only in unary responses and in NeedsChanged.
+        matches: One entry for each need that was met, best score first. Empty where `kind` says so.
+        payload_omitted: True if the payload was left out: in unary responses because the message
+            would have grown beyond 3 MiB (read it with `get_event`), in a `listen` stream because
+            the event can no longer be read: then only its sequence, data key and revision are
+            there.
         context: The event, written out in the format that the stream asked for. Empty if it asked
             for none, or if context_omitted.
         context_omitted: True if `context` was left out because the message would have grown beyond
             limits.response_message_bytes: written out, an event can be six times as large. What it
             would have held is in `event`.
-        backfilled: True for a datum that matches since the needs were changed, and is older than
-            the stream's position.
+        kind: What the delivery tells the agent of the datum.
+        backfilled: Always False; earlier versions set it for what a change of the needs brought.
     """
 
     event: Event
@@ -307,6 +409,7 @@ class MatchedEvent(MatchedEventMethods):
     payload_omitted: bool = False
     context: str = ""
     context_omitted: bool = False
+    kind: MatchKind | None = None
     backfilled: bool = False
 
 
@@ -318,6 +421,7 @@ def matched_event(message: event_pb2.MatchedEvent, backfilled: bool = False) -> 
         payload_omitted=message.payload_omitted,
         context=message.context,
         context_omitted=message.context_omitted,
+        kind=_MATCH_KINDS.get(message.kind, MatchKind.OTHER) if message.kind else None,
         backfilled=backfilled,
     )
 
@@ -419,4 +523,13 @@ _CONTEXT_FORMATS = {
     2: ContextFormat.YAML,
     3: ContextFormat.MARKDOWN,
     4: ContextFormat.TOON,
+}
+
+_MATCH_KINDS = {
+    1: MatchKind.MATCHED,
+    2: MatchKind.UPDATED,
+    3: MatchKind.LEFT,
+    4: MatchKind.DELETED,
+    5: MatchKind.EXPIRED,
+    6: MatchKind.ERASED,
 }

@@ -177,7 +177,12 @@ def passage_score(message: match_service_pb2.PassageScore) -> PassageScore:
 
 @dataclass(frozen=True, slots=True)
 class Explanation(ExplanationMethods):
-    """Why a need and a datum match, or don't.
+    """The parts of a score.
+
+    Of an agent's need that is a filter there are none: the score is 1 or 0, the verdict says which
+    parts of the filter the event passes and which it fails, `rank` is 0, and `contributions`,
+    `terms` and `passages` are empty. Every event can be explained then, also one without a text. A
+    threshold is refused with INVALID_FIELD.
 
     Attributes:
         event: The datum's event.
@@ -272,7 +277,8 @@ class BacktestSummary:
     """What a backtest found.
 
     Attributes:
-        events_judged: Number of events in the range that carry data.
+        events_judged: Number of events in the range that carry data, and of the service's own that
+            a filter passed.
         events_matched: Number of events that would have been delivered.
         data_keys_matched: Number of distinct data keys among these.
         updates_held_back: Number of updates that min_delta held back.

@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RegistrationOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RegistrationOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RegistrationOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REGISTRATION_OUTCOME_UNSPECIFIED: _RegistrationOutcome.ValueType  # 0
+    """Never returned."""
+    REGISTRATION_OUTCOME_REGISTERED: _RegistrationOutcome.ValueType  # 1
+    """There was no such agent before."""
+    REGISTRATION_OUTCOME_CHANGED: _RegistrationOutcome.ValueType  # 2
+    """The registration was changed."""
+    REGISTRATION_OUTCOME_UNCHANGED: _RegistrationOutcome.ValueType  # 3
+    """It was the same already: nothing was written, and there is no event."""
+
+class RegistrationOutcome(_RegistrationOutcome, metaclass=_RegistrationOutcomeEnumTypeWrapper):
+    """What a registration did."""
+
+REGISTRATION_OUTCOME_UNSPECIFIED: RegistrationOutcome.ValueType  # 0
+"""Never returned."""
+REGISTRATION_OUTCOME_REGISTERED: RegistrationOutcome.ValueType  # 1
+"""There was no such agent before."""
+REGISTRATION_OUTCOME_CHANGED: RegistrationOutcome.ValueType  # 2
+"""The registration was changed."""
+REGISTRATION_OUTCOME_UNCHANGED: RegistrationOutcome.ValueType  # 3
+"""It was the same already: nothing was written, and there is no event."""
+Global___RegistrationOutcome: _TypeAlias = RegistrationOutcome  # noqa: Y015
+
 class _HeldBackReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -36,9 +64,9 @@ class _HeldBackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeldBa
     HELD_BACK_REASON_BELOW_THRESHOLD: _HeldBackReason.ValueType  # 3
     """The score is below the need's threshold."""
     HELD_BACK_REASON_ANSWER_FULL: _HeldBackReason.ValueType  # 4
-    """It existed when the agent registered but did not fit into the response (max_matches or
-    max_context_tokens), and it has not changed since.
-    """
+    """Only of earlier versions: it existed when the agent registered but did not fit into the response."""
+    HELD_BACK_REASON_MUTED: _HeldBackReason.ValueType  # 5
+    """The agent does without deliveries of this kind (muted_kinds)."""
 
 class HeldBackReason(_HeldBackReason, metaclass=_HeldBackReasonEnumTypeWrapper):
     """Why a datum was not sent."""
@@ -52,9 +80,9 @@ HELD_BACK_REASON_EXCLUDED: HeldBackReason.ValueType  # 2
 HELD_BACK_REASON_BELOW_THRESHOLD: HeldBackReason.ValueType  # 3
 """The score is below the need's threshold."""
 HELD_BACK_REASON_ANSWER_FULL: HeldBackReason.ValueType  # 4
-"""It existed when the agent registered but did not fit into the response (max_matches or
-max_context_tokens), and it has not changed since.
-"""
+"""Only of earlier versions: it existed when the agent registered but did not fit into the response."""
+HELD_BACK_REASON_MUTED: HeldBackReason.ValueType  # 5
+"""The agent does without deliveries of this kind (muted_kinds)."""
 Global___HeldBackReason: _TypeAlias = HeldBackReason  # noqa: Y015
 
 class _DeliveryKind:
@@ -95,17 +123,36 @@ class Need(_message.Message):
     THRESHOLD_FIELD_NUMBER: _builtins.int
     MAX_MATCHES_FIELD_NUMBER: _builtins.int
     EXCLUDE_DATA_KEYS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The need in plain words, 1 to 1,000 characters."""
+    """The need in plain words, 1 to 1,000 characters. Empty with a filter; one of the two is
+    required.
+    """
     threshold: _builtins.float
-    """Lowest score that matches: above 0, at most 1. Unset: the agent's threshold."""
+    """Lowest score that matches: above 0, at most 1. Unset: the agent's threshold. Refused with a
+    filter, which passes an event or does not.
+    """
     max_matches: _builtins.int
     """Maximum number of data items that a response returns for this need, 1 to 100. Unset: the
     agent's.
     """
+    id: _builtins.str
+    """Identifies the text or the filter, wherever it stands and whoever has it: 8 hex digits.
+    Exclusions, threshold and maximum make no difference. Returned only; ignored in a request.
+    """
     @_builtins.property
     def exclude_data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Data keys that never match this need: at most 32 globs; see EventFilter.data_keys."""
+
+    @_builtins.property
+    def filter(self) -> _event_pb2.EventFilter:
+        """The need as a filter, in place of words: what passes it matches, with score 1. It has the
+        limits of EventFilter, and counts towards the bytes that an agent's needs may have in total. An
+        empty filter passes every event but the service's own, which only pass a filter whose types
+        or prefixes of types name them. Where data are returned for it, the newest come first; they
+        are judged by their latest event.
+        """
 
     def __init__(
         self,
@@ -114,10 +161,12 @@ class Need(_message.Message):
         threshold: _builtins.float | None = ...,
         max_matches: _builtins.int | None = ...,
         exclude_data_keys: _abc.Iterable[_builtins.str] | None = ...,
+        filter: _event_pb2.EventFilter | None = ...,
+        id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches", "_threshold", b"_threshold", "max_matches", b"max_matches", "threshold", b"threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches", "_threshold", b"_threshold", "filter", b"filter", "max_matches", b"max_matches", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches", "_threshold", b"_threshold", "exclude_data_keys", b"exclude_data_keys", "max_matches", b"max_matches", "text", b"text", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches", "_threshold", b"_threshold", "exclude_data_keys", b"exclude_data_keys", "filter", b"filter", "id", b"id", "max_matches", b"max_matches", "text", b"text", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_matches: _TypeAlias = _typing.Literal["max_matches"]  # noqa: Y015
     _WhichOneofArgType__max_matches: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches"]  # noqa: Y015
@@ -177,6 +226,8 @@ class Agent(_message.Message):
     UPDATED_TIME_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_SEQUENCE_FIELD_NUMBER: _builtins.int
     MIN_DELTA_FIELD_NUMBER: _builtins.int
+    MUTED_KINDS_FIELD_NUMBER: _builtins.int
+    EXCLUDE_OWN_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Unique in the project: 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, starting with a
     letter or digit.
@@ -189,6 +240,10 @@ class Agent(_message.Message):
     """
     acknowledged_sequence: _builtins.str
     """The durable cursor: the sequence up to which the agent has acknowledged."""
+    exclude_own: _builtins.bool
+    """Whether what the agent publishes itself, as the publisher that is named like it, is not
+    delivered to it.
+    """
     @_builtins.property
     def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
         """What the agent needs, 1 to 32 of them."""
@@ -205,6 +260,10 @@ class Agent(_message.Message):
     def min_delta(self) -> Global___MinDelta:
         """Which updates are pushed; unset: all."""
 
+    @_builtins.property
+    def muted_kinds(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.MatchKind.ValueType]:
+        """Kinds of deliveries that the agent does without: UPDATED, LEFT, DELETED or EXPIRED."""
+
     def __init__(
         self,
         *,
@@ -216,10 +275,12 @@ class Agent(_message.Message):
         updated_time: _timestamp_pb2.Timestamp | None = ...,
         acknowledged_sequence: _builtins.str = ...,
         min_delta: Global___MinDelta | None = ...,
+        muted_kinds: _abc.Iterable[_event_pb2.MatchKind.ValueType] | None = ...,
+        exclude_own: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["min_delta", b"min_delta", "registered_time", b"registered_time", "updated_time", b"updated_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "agent_id", b"agent_id", "max_matches", b"max_matches", "min_delta", b"min_delta", "needs", b"needs", "registered_time", b"registered_time", "threshold", b"threshold", "updated_time", b"updated_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "agent_id", b"agent_id", "exclude_own", b"exclude_own", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "needs", b"needs", "registered_time", b"registered_time", "threshold", b"threshold", "updated_time", b"updated_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -240,14 +301,17 @@ class RegisterAgentRequest(_message.Message):
     MIN_DELTA_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     CONTEXT_FORMAT_FIELD_NUMBER: _builtins.int
+    MUTED_KINDS_FIELD_NUMBER: _builtins.int
+    EXCLUDE_OWN_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
     """The agent's id."""
     last_seen_sequence: _builtins.str
-    """The last event that the agent knows. Sets its durable cursor, so that Listen delivers what
-    matches after it; "0" delivers everything. Unset: a new agent starts at the response's
-    sequence, a known agent keeps its cursor.
+    """The last event that the agent knows. A new agent is decided for from there on, each event
+    judged as of itself, instead of beginning with what matches now; "0" is everything. Of a known
+    agent it sets the durable cursor. Unset: a new agent begins with what matches now, a known one
+    keeps its cursor.
     """
     threshold: _builtins.float
     """Lowest score that matches: above 0, at most 1. Unset: the server's default."""
@@ -260,6 +324,10 @@ class RegisterAgentRequest(_message.Message):
     """
     context_format: _event_pb2.ContextFormat.ValueType
     """Format in which the response's context holds the data, written out for a prompt."""
+    exclude_own: _builtins.bool
+    """Whether what the agent publishes itself, as the publisher that is named like it, is not
+    delivered to it. It holds such data all the same, and is told when others change them.
+    """
     @_builtins.property
     def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
         """What the agent needs, 1 to 32 of them with 256 KiB in total; a text is enough."""
@@ -267,6 +335,12 @@ class RegisterAgentRequest(_message.Message):
     @_builtins.property
     def min_delta(self) -> Global___MinDelta:
         """Which updates are pushed. Unset: all of them."""
+
+    @_builtins.property
+    def muted_kinds(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.MatchKind.ValueType]:
+        """Kinds of deliveries that the agent does without: UPDATED, LEFT, DELETED or EXPIRED. It then is
+        not told, and GetAgentContext says so of what it holds. An erasure is always told.
+        """
 
     def __init__(
         self,
@@ -280,10 +354,12 @@ class RegisterAgentRequest(_message.Message):
         min_delta: Global___MinDelta | None = ...,
         max_context_tokens: _builtins.int | None = ...,
         context_format: _event_pb2.ContextFormat.ValueType = ...,
+        muted_kinds: _abc.Iterable[_event_pb2.MatchKind.ValueType] | None = ...,
+        exclude_own: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "min_delta", b"min_delta", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "exclude_own", b"exclude_own", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_seen_sequence: _TypeAlias = _typing.Literal["last_seen_sequence"]  # noqa: Y015
     _WhichOneofArgType__last_seen_sequence: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence"]  # noqa: Y015
@@ -312,16 +388,19 @@ class RegisterAgentResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     OMITTED_COUNT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
     """The sequence as of which the data are returned."""
     cursor: _builtins.str
     """Pass this to Listen to continue without a gap: the position of last_seen_sequence if that
-    was given, of `sequence` otherwise.
+    was given, of the durable cursor otherwise.
     """
     omitted_count: _builtins.int
     """Number of data that matched but are in neither `data` nor `context`, because even without their
     payloads the response would have grown beyond 3.5 MiB: those with the lowest scores.
     """
+    outcome: Global___RegistrationOutcome.ValueType
+    """What the registration did."""
     @_builtins.property
     def agent(self) -> Global___Agent:
         """The registration as it stands."""
@@ -345,10 +424,11 @@ class RegisterAgentResponse(_message.Message):
         cursor: _builtins.str = ...,
         context: _event_pb2.PromptContext | None = ...,
         omitted_count: _builtins.int = ...,
+        outcome: Global___RegistrationOutcome.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context", "cursor", b"cursor", "data", b"data", "omitted_count", b"omitted_count", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context", b"context", "cursor", b"cursor", "data", b"data", "omitted_count", b"omitted_count", "outcome", b"outcome", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -368,6 +448,8 @@ class UpdateAgentRequest(_message.Message):
     MIN_DELTA_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     CONTEXT_FORMAT_FIELD_NUMBER: _builtins.int
+    MUTED_KINDS_FIELD_NUMBER: _builtins.int
+    EXCLUDE_OWN_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
@@ -380,6 +462,8 @@ class UpdateAgentRequest(_message.Message):
     """Same as in RegisterAgentRequest."""
     context_format: _event_pb2.ContextFormat.ValueType
     """Same as in RegisterAgentRequest."""
+    exclude_own: _builtins.bool
+    """Whether what the agent publishes itself is not delivered to it from now on."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
         """All the new needs; empty: unchanged."""
@@ -387,6 +471,10 @@ class UpdateAgentRequest(_message.Message):
     @_builtins.property
     def min_delta(self) -> Global___MinDelta:
         """Which updates are pushed from now on; an empty message: all of them."""
+
+    @_builtins.property
+    def muted_kinds(self) -> Global___MutedKinds:
+        """Kinds of deliveries that the agent does without from now on; an empty message: none."""
 
     def __init__(
         self,
@@ -399,17 +487,23 @@ class UpdateAgentRequest(_message.Message):
         min_delta: Global___MinDelta | None = ...,
         max_context_tokens: _builtins.int | None = ...,
         context_format: _event_pb2.ContextFormat.ValueType = ...,
+        muted_kinds: Global___MutedKinds | None = ...,
+        exclude_own: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "threshold", b"threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_own", b"_exclude_own", "_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "exclude_own", b"exclude_own", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_own", b"_exclude_own", "_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "exclude_own", b"exclude_own", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__exclude_own: _TypeAlias = _typing.Literal["exclude_own"]  # noqa: Y015
+    _WhichOneofArgType__exclude_own: _TypeAlias = _typing.Literal["_exclude_own", b"_exclude_own"]  # noqa: Y015
     _WhichOneofReturnType__max_context_tokens: _TypeAlias = _typing.Literal["max_context_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_context_tokens: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens"]  # noqa: Y015
     _WhichOneofReturnType__max_matches: _TypeAlias = _typing.Literal["max_matches"]  # noqa: Y015
     _WhichOneofArgType__max_matches: _TypeAlias = _typing.Literal["_max_matches", b"_max_matches"]  # noqa: Y015
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exclude_own) -> _WhichOneofReturnType__exclude_own | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_context_tokens) -> _WhichOneofReturnType__max_context_tokens | None: ...
     @_typing.overload
@@ -418,6 +512,30 @@ class UpdateAgentRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
 
 Global___UpdateAgentRequest: _TypeAlias = UpdateAgentRequest  # noqa: Y015
+
+@_typing.final
+class MutedKinds(_message.Message):
+    """Kinds of deliveries that an agent does without."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.MatchKind.ValueType]:
+        """UPDATED, LEFT, DELETED or EXPIRED."""
+
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[_event_pb2.MatchKind.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MutedKinds: _TypeAlias = MutedKinds  # noqa: Y015
 
 @_typing.final
 class UpdateAgentResponse(_message.Message):
@@ -745,8 +863,9 @@ Global___ListenResponse: _TypeAlias = ListenResponse  # noqa: Y015
 
 @_typing.final
 class NeedsChanged(_message.Message):
-    """The agent's registration from here on, and the data that the change brings. Also sent when
-    the stream finds in the log that the registration changed while the agent was away.
+    """The agent's needs from here on. What the change brings follows as events, before anything that
+    was published later: data that match now as MATCHED, data that the agent holds and that match no
+    longer as LEFT. Sent where the change lies in the agent's inbox, so also to an agent that was away.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -755,17 +874,14 @@ class NeedsChanged(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     OMITTED_COUNT_FIELD_NUMBER: _builtins.int
     omitted_count: _builtins.int
-    """Same as in RegisterAgentResponse."""
+    """Always 0."""
     @_builtins.property
     def agent(self) -> Global___Agent:
         """The registration."""
 
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.MatchedEvent]:
-        """The data that match as of this message's cursor and did not match before: best score first,
-        at most max_matches for each need, with their context if the stream has a context_format.
-        What is published later follows as events.
-        """
+        """Always empty; earlier versions sent here what matched newly."""
 
     def __init__(
         self,
@@ -1211,6 +1327,7 @@ class Delivery(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
     RESEND_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
@@ -1225,6 +1342,10 @@ class Delivery(_message.Message):
     """Its revision."""
     kind: Global___DeliveryKind.ValueType
     """How it was sent."""
+    change: _event_pb2.MatchKind.ValueType
+    """What it told the agent of the datum. Unspecified with DELIVERY_KIND_ANSWER, and of what earlier
+    versions sent.
+    """
     resend: _builtins.bool
     """Whether the agent had already been sent this event."""
     position: _builtins.str
@@ -1250,6 +1371,7 @@ class Delivery(_message.Message):
         revision: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         kind: Global___DeliveryKind.ValueType = ...,
+        change: _event_pb2.MatchKind.ValueType = ...,
         resend: _builtins.bool = ...,
         needs: _abc.Iterable[Global___DeliveredNeed] | None = ...,
         position: _builtins.str = ...,
@@ -1257,7 +1379,7 @@ class Delivery(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "data_key", b"data_key", "kind", b"kind", "needs", b"needs", "position", b"position", "resend", b"resend", "revision", b"revision", "sequence", b"sequence", "stream_id", b"stream_id", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "change", b"change", "data_key", b"data_key", "kind", b"kind", "needs", b"needs", "position", b"position", "resend", b"resend", "revision", b"revision", "sequence", b"sequence", "stream_id", b"stream_id", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,36 +27,48 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AgentServiceStub:
-    """AgentService stores what agents need and delivers the events that match.
+    """AgentService stores what agents need and delivers the events that match. A need is a line of
+    plain words, or a filter: an agent with filters alone is a durable subscription.
 
     Guarantees
-      Complete   Listen delivers every event after the agent's cursor that matches its
-                 needs: first from the log, then live, in log order, without gaps. This
-                 includes data published after the agent registered, under keys that did
-                 not exist then.
+      Decided once  What an agent is delivered depends on the events, on its needs where each event
+                 lies in the log, and on what it was delivered before: not on when it listened. It
+                 is decided for every registered agent, connected or not, and kept in the agent's
+                 inbox, which Listen reads. Agents with the same needs get the same.
+      Complete   Every event that meets the needs is delivered, in log order, without gaps: from the
+                 registration on, or from last_seen_sequence. Ten alike events are ten deliveries.
+      Never stale  A delivery says what it tells of its datum (MatchedEvent.kind). What an agent
+                 holds it is kept up to date about: new revisions, also one that no longer meets
+                 its needs, deletion, expiry and erasure.
       Resumable  Every message carries a cursor. Only Acknowledge moves an agent's durable
                  cursor, so what was not acknowledged is delivered again after a restart of
                  the agent. Delivery is at least once; an agent that resumes from the last
-                 cursor it received gets each event exactly once.
-      Durable    Agents, needs and cursors survive restarts of the server and of the store.
+                 cursor it received gets each delivery exactly once.
+      Durable    Agents, needs, inboxes and cursors survive restarts of the server and of the store.
       Explained  Every delivery names the needs that were met, with scores and their parts.
 
     What is compared: the text of an event consists of its data key, split into words, its
     description and an outline of its payload (names and short texts; no numbers, booleans
     or times). Long payloads are also split into passages, and the best passage counts. The
     score is a calibrated probability: one threshold means the same for every need and in
-    every project, and a (need, event) pair has the same score at registration and live. A
-    deletion or expiry is matched by the text of the datum that it ends. The agent's current needs
-    also apply to past events. Events that the service writes about agents, feedback and
-    models never match.
+    every project, and a (need, event) pair has the same score at registration and live. Events
+    that the service writes about agents, feedback and models never match words.
+
+    A need may be a filter instead of words. It sees the event itself: type, data key, publisher
+    and metadata. So it also gets what has no text to compare: payloads that can't be described,
+    and deletions and expiries by their own type and key. The service's own events pass if
+    event_types or event_type_prefixes name them, and else never; an agent's own registration
+    that changes its needs comes as needs_changed alone. Words and filters can be mixed: one event
+    comes once, with all needs that it met.
 
     Example flow
       1. RegisterAgent(project "shop", agent_id "checkout",
                        needs ["API endpoints and timeouts", "payment providers"])
-           -> data: api_config (need 0, score 0.71), sequence S, cursor C
+           -> data: api_config (need 0, score 0.71), a preview; cursor C
       2. Listen(project "shop", agent_id "checkout", cursor C)
+           -> events: MATCHED api_config (need 0, score 0.71)
            -> caught_up
-           -> events: api_config, revision 2 (need 0, score 0.71), cursor C2
+           -> events: UPDATED api_config, revision 2 (need 0, score 0.71), cursor C2
       3. Acknowledge(project "shop", agent_id "checkout", cursor C2)
       4. The agent restarts. Listen(project "shop", agent_id "checkout") resumes after C2.
     """
@@ -67,12 +79,14 @@ class AgentServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AgentServiceAsyncStub: ...
     RegisterAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.RegisterAgentRequest, _agent_service_pb2.RegisterAgentResponse]
     """Registers an agent, or replaces the registration with the same id, and returns the data
-    that match its needs now. Safe to retry.
+    that match its needs now: a preview, for all of them are delivered by Listen as MATCHED.
+    Registering the same needs again changes only what is named otherwise; if nothing is, nothing
+    is written (outcome UNCHANGED). Safe to retry.
     """
     UpdateAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]
-    """Changes some fields of a registration. Open Listen streams apply the change from the
-    next event on, after a needs_changed message with the data that match now and did not
-    match before.
+    """Changes some fields of a registration. Changed needs hold from their event on: Listen sends
+    needs_changed, then the data that match now and that the agent does not hold as MATCHED, and
+    those that it holds and that match no longer as LEFT.
     """
     GetAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]
     """Returns one registration."""
@@ -83,9 +97,8 @@ class AgentServiceStub:
     AGENT_NOT_FOUND; so does this call if the agent is not registered.
     """
     Listen: _grpc.UnaryStreamMultiCallable[_agent_service_pb2.ListenRequest, _agent_service_pb2.ListenResponse]
-    """Streams everything that has matched since the cursor, sends caught_up, then streams each
-    new match until the client cancels. If an agent has several streams, each of them
-    receives everything.
+    """Streams the agent's inbox from the cursor on, sends caught_up, then streams each new delivery
+    until the client cancels. If an agent has several streams, each of them receives everything.
     """
     Acknowledge: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.AcknowledgeRequest, _agent_service_pb2.AcknowledgeResponse]
     """Moves the agent's durable cursor forward. An older position is not an error and changes
@@ -102,36 +115,48 @@ class AgentServiceStub:
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
-    """AgentService stores what agents need and delivers the events that match.
+    """AgentService stores what agents need and delivers the events that match. A need is a line of
+    plain words, or a filter: an agent with filters alone is a durable subscription.
 
     Guarantees
-      Complete   Listen delivers every event after the agent's cursor that matches its
-                 needs: first from the log, then live, in log order, without gaps. This
-                 includes data published after the agent registered, under keys that did
-                 not exist then.
+      Decided once  What an agent is delivered depends on the events, on its needs where each event
+                 lies in the log, and on what it was delivered before: not on when it listened. It
+                 is decided for every registered agent, connected or not, and kept in the agent's
+                 inbox, which Listen reads. Agents with the same needs get the same.
+      Complete   Every event that meets the needs is delivered, in log order, without gaps: from the
+                 registration on, or from last_seen_sequence. Ten alike events are ten deliveries.
+      Never stale  A delivery says what it tells of its datum (MatchedEvent.kind). What an agent
+                 holds it is kept up to date about: new revisions, also one that no longer meets
+                 its needs, deletion, expiry and erasure.
       Resumable  Every message carries a cursor. Only Acknowledge moves an agent's durable
                  cursor, so what was not acknowledged is delivered again after a restart of
                  the agent. Delivery is at least once; an agent that resumes from the last
-                 cursor it received gets each event exactly once.
-      Durable    Agents, needs and cursors survive restarts of the server and of the store.
+                 cursor it received gets each delivery exactly once.
+      Durable    Agents, needs, inboxes and cursors survive restarts of the server and of the store.
       Explained  Every delivery names the needs that were met, with scores and their parts.
 
     What is compared: the text of an event consists of its data key, split into words, its
     description and an outline of its payload (names and short texts; no numbers, booleans
     or times). Long payloads are also split into passages, and the best passage counts. The
     score is a calibrated probability: one threshold means the same for every need and in
-    every project, and a (need, event) pair has the same score at registration and live. A
-    deletion or expiry is matched by the text of the datum that it ends. The agent's current needs
-    also apply to past events. Events that the service writes about agents, feedback and
-    models never match.
+    every project, and a (need, event) pair has the same score at registration and live. Events
+    that the service writes about agents, feedback and models never match words.
+
+    A need may be a filter instead of words. It sees the event itself: type, data key, publisher
+    and metadata. So it also gets what has no text to compare: payloads that can't be described,
+    and deletions and expiries by their own type and key. The service's own events pass if
+    event_types or event_type_prefixes name them, and else never; an agent's own registration
+    that changes its needs comes as needs_changed alone. Words and filters can be mixed: one event
+    comes once, with all needs that it met.
 
     Example flow
       1. RegisterAgent(project "shop", agent_id "checkout",
                        needs ["API endpoints and timeouts", "payment providers"])
-           -> data: api_config (need 0, score 0.71), sequence S, cursor C
+           -> data: api_config (need 0, score 0.71), a preview; cursor C
       2. Listen(project "shop", agent_id "checkout", cursor C)
+           -> events: MATCHED api_config (need 0, score 0.71)
            -> caught_up
-           -> events: api_config, revision 2 (need 0, score 0.71), cursor C2
+           -> events: UPDATED api_config, revision 2 (need 0, score 0.71), cursor C2
       3. Acknowledge(project "shop", agent_id "checkout", cursor C2)
       4. The agent restarts. Listen(project "shop", agent_id "checkout") resumes after C2.
     """
@@ -139,12 +164,14 @@ class AgentServiceAsyncStub(AgentServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.RegisterAgentRequest, _agent_service_pb2.RegisterAgentResponse]  # type: ignore[assignment]
     """Registers an agent, or replaces the registration with the same id, and returns the data
-    that match its needs now. Safe to retry.
+    that match its needs now: a preview, for all of them are delivered by Listen as MATCHED.
+    Registering the same needs again changes only what is named otherwise; if nothing is, nothing
+    is written (outcome UNCHANGED). Safe to retry.
     """
     UpdateAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]  # type: ignore[assignment]
-    """Changes some fields of a registration. Open Listen streams apply the change from the
-    next event on, after a needs_changed message with the data that match now and did not
-    match before.
+    """Changes some fields of a registration. Changed needs hold from their event on: Listen sends
+    needs_changed, then the data that match now and that the agent does not hold as MATCHED, and
+    those that it holds and that match no longer as LEFT.
     """
     GetAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]  # type: ignore[assignment]
     """Returns one registration."""
@@ -155,9 +182,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     AGENT_NOT_FOUND; so does this call if the agent is not registered.
     """
     Listen: _aio.UnaryStreamMultiCallable[_agent_service_pb2.ListenRequest, _agent_service_pb2.ListenResponse]  # type: ignore[assignment]
-    """Streams everything that has matched since the cursor, sends caught_up, then streams each
-    new match until the client cancels. If an agent has several streams, each of them
-    receives everything.
+    """Streams the agent's inbox from the cursor on, sends caught_up, then streams each new delivery
+    until the client cancels. If an agent has several streams, each of them receives everything.
     """
     Acknowledge: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.AcknowledgeRequest, _agent_service_pb2.AcknowledgeResponse]  # type: ignore[assignment]
     """Moves the agent's durable cursor forward. An older position is not an error and changes
@@ -173,36 +199,48 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Returns which agents were sent an event, or what was sent to one agent, page by page."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AgentService stores what agents need and delivers the events that match.
+    """AgentService stores what agents need and delivers the events that match. A need is a line of
+    plain words, or a filter: an agent with filters alone is a durable subscription.
 
     Guarantees
-      Complete   Listen delivers every event after the agent's cursor that matches its
-                 needs: first from the log, then live, in log order, without gaps. This
-                 includes data published after the agent registered, under keys that did
-                 not exist then.
+      Decided once  What an agent is delivered depends on the events, on its needs where each event
+                 lies in the log, and on what it was delivered before: not on when it listened. It
+                 is decided for every registered agent, connected or not, and kept in the agent's
+                 inbox, which Listen reads. Agents with the same needs get the same.
+      Complete   Every event that meets the needs is delivered, in log order, without gaps: from the
+                 registration on, or from last_seen_sequence. Ten alike events are ten deliveries.
+      Never stale  A delivery says what it tells of its datum (MatchedEvent.kind). What an agent
+                 holds it is kept up to date about: new revisions, also one that no longer meets
+                 its needs, deletion, expiry and erasure.
       Resumable  Every message carries a cursor. Only Acknowledge moves an agent's durable
                  cursor, so what was not acknowledged is delivered again after a restart of
                  the agent. Delivery is at least once; an agent that resumes from the last
-                 cursor it received gets each event exactly once.
-      Durable    Agents, needs and cursors survive restarts of the server and of the store.
+                 cursor it received gets each delivery exactly once.
+      Durable    Agents, needs, inboxes and cursors survive restarts of the server and of the store.
       Explained  Every delivery names the needs that were met, with scores and their parts.
 
     What is compared: the text of an event consists of its data key, split into words, its
     description and an outline of its payload (names and short texts; no numbers, booleans
     or times). Long payloads are also split into passages, and the best passage counts. The
     score is a calibrated probability: one threshold means the same for every need and in
-    every project, and a (need, event) pair has the same score at registration and live. A
-    deletion or expiry is matched by the text of the datum that it ends. The agent's current needs
-    also apply to past events. Events that the service writes about agents, feedback and
-    models never match.
+    every project, and a (need, event) pair has the same score at registration and live. Events
+    that the service writes about agents, feedback and models never match words.
+
+    A need may be a filter instead of words. It sees the event itself: type, data key, publisher
+    and metadata. So it also gets what has no text to compare: payloads that can't be described,
+    and deletions and expiries by their own type and key. The service's own events pass if
+    event_types or event_type_prefixes name them, and else never; an agent's own registration
+    that changes its needs comes as needs_changed alone. Words and filters can be mixed: one event
+    comes once, with all needs that it met.
 
     Example flow
       1. RegisterAgent(project "shop", agent_id "checkout",
                        needs ["API endpoints and timeouts", "payment providers"])
-           -> data: api_config (need 0, score 0.71), sequence S, cursor C
+           -> data: api_config (need 0, score 0.71), a preview; cursor C
       2. Listen(project "shop", agent_id "checkout", cursor C)
+           -> events: MATCHED api_config (need 0, score 0.71)
            -> caught_up
-           -> events: api_config, revision 2 (need 0, score 0.71), cursor C2
+           -> events: UPDATED api_config, revision 2 (need 0, score 0.71), cursor C2
       3. Acknowledge(project "shop", agent_id "checkout", cursor C2)
       4. The agent restarts. Listen(project "shop", agent_id "checkout") resumes after C2.
     """
@@ -214,7 +252,9 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.RegisterAgentResponse, _abc.Awaitable[_agent_service_pb2.RegisterAgentResponse]]:
         """Registers an agent, or replaces the registration with the same id, and returns the data
-        that match its needs now. Safe to retry.
+        that match its needs now: a preview, for all of them are delivered by Listen as MATCHED.
+        Registering the same needs again changes only what is named otherwise; if nothing is, nothing
+        is written (outcome UNCHANGED). Safe to retry.
         """
 
     @_abc_1.abstractmethod
@@ -223,9 +263,9 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.UpdateAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.UpdateAgentResponse, _abc.Awaitable[_agent_service_pb2.UpdateAgentResponse]]:
-        """Changes some fields of a registration. Open Listen streams apply the change from the
-        next event on, after a needs_changed message with the data that match now and did not
-        match before.
+        """Changes some fields of a registration. Changed needs hold from their event on: Listen sends
+        needs_changed, then the data that match now and that the agent does not hold as MATCHED, and
+        those that it holds and that match no longer as LEFT.
         """
 
     @_abc_1.abstractmethod
@@ -260,9 +300,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.ListenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_service_pb2.ListenResponse], _abc.AsyncIterator[_agent_service_pb2.ListenResponse]]:
-        """Streams everything that has matched since the cursor, sends caught_up, then streams each
-        new match until the client cancels. If an agent has several streams, each of them
-        receives everything.
+        """Streams the agent's inbox from the cursor on, sends caught_up, then streams each new delivery
+        until the client cancels. If an agent has several streams, each of them receives everything.
         """
 
     @_abc_1.abstractmethod

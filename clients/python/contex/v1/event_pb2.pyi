@@ -37,6 +37,75 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _MatchKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MatchKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MATCH_KIND_UNSPECIFIED: _MatchKind.ValueType  # 0
+    """Not a delivery to a registered agent: in answers, backtests and the like."""
+    MATCH_KIND_MATCHED: _MatchKind.ValueType  # 1
+    """The datum meets the agent's needs, and the agent does not hold it. Also each event without a
+    data key that meets them.
+    """
+    MATCH_KIND_UPDATED: _MatchKind.ValueType  # 2
+    """A new revision of a datum that the agent holds, and that still meets its needs. While its text
+    stays the same it meets those in words; otherwise each of these counts as met down to 0.05 (at
+    most a third) below its threshold, so that a datum near the threshold does not come and go. It
+    meets a filter if it passes it.
+    """
+    MATCH_KIND_LEFT: _MatchKind.ValueType  # 3
+    """A datum that the agent holds meets its needs no longer: by a new revision, which comes with
+    this, or because the needs changed. Sent once; `matches` is empty.
+    """
+    MATCH_KIND_DELETED: _MatchKind.ValueType  # 4
+    """A datum that the agent holds was deleted; or another one, whose deletion passes a filter among
+    the agent's needs. `matches` has the filters that the deletion passes.
+    """
+    MATCH_KIND_EXPIRED: _MatchKind.ValueType  # 5
+    """A datum that the agent holds has expired; or another one, likewise."""
+    MATCH_KIND_ERASED: _MatchKind.ValueType  # 6
+    """Revisions of a datum that the agent was once sent were erased: forget them. Comes to every
+    agent that was ever sent one of them, whatever it holds now. The event is that which tells of
+    the erasure, with the datum's key and the last erased revision; `matches` is empty.
+    """
+
+class MatchKind(_MatchKind, metaclass=_MatchKindEnumTypeWrapper):
+    """What a delivery tells an agent of a datum. An agent that keeps the last delivery of each data
+    key, and drops the key with LEFT, DELETED and EXPIRED, and with ERASED unless it keeps a later
+    revision, holds exactly what exists and meets its needs.
+    """
+
+MATCH_KIND_UNSPECIFIED: MatchKind.ValueType  # 0
+"""Not a delivery to a registered agent: in answers, backtests and the like."""
+MATCH_KIND_MATCHED: MatchKind.ValueType  # 1
+"""The datum meets the agent's needs, and the agent does not hold it. Also each event without a
+data key that meets them.
+"""
+MATCH_KIND_UPDATED: MatchKind.ValueType  # 2
+"""A new revision of a datum that the agent holds, and that still meets its needs. While its text
+stays the same it meets those in words; otherwise each of these counts as met down to 0.05 (at
+most a third) below its threshold, so that a datum near the threshold does not come and go. It
+meets a filter if it passes it.
+"""
+MATCH_KIND_LEFT: MatchKind.ValueType  # 3
+"""A datum that the agent holds meets its needs no longer: by a new revision, which comes with
+this, or because the needs changed. Sent once; `matches` is empty.
+"""
+MATCH_KIND_DELETED: MatchKind.ValueType  # 4
+"""A datum that the agent holds was deleted; or another one, whose deletion passes a filter among
+the agent's needs. `matches` has the filters that the deletion passes.
+"""
+MATCH_KIND_EXPIRED: MatchKind.ValueType  # 5
+"""A datum that the agent holds has expired; or another one, likewise."""
+MATCH_KIND_ERASED: MatchKind.ValueType  # 6
+"""Revisions of a datum that the agent was once sent were erased: forget them. Comes to every
+agent that was ever sent one of them, whatever it holds now. The event is that which tells of
+the erasure, with the datum's key and the last erased revision; `matches` is empty.
+"""
+Global___MatchKind: _TypeAlias = MatchKind  # noqa: Y015
+
 class _ContextFormat:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -343,16 +412,19 @@ class Match(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     PASSAGE_FIELD_NUMBER: _builtins.int
+    NEED_ID_FIELD_NUMBER: _builtins.int
     need_index: _builtins.int
     """Position of the need in the agent's list when it matched, from 0. To refer to the need later,
     use it along with `need`: the agent's needs may have been reordered.
     """
     need: _builtins.str
-    """The need, in the agent's words."""
+    """The need, in the agent's words; a filter is written out ("key=orders/*, type=order.paid"), at
+    most 1,000 characters.
+    """
     score: _builtins.float
-    """The calibrated probability that the event answers the need, 0 to 1: of the pairs with a
-    score near 0.7, about 70 % are right. At least the need's threshold, except in
-    ExplainResponse.
+    """1 if the need is a filter (0 in ExplainResponse if the event fails it). Otherwise the
+    calibrated probability that the event answers the need, 0 to 1: of the pairs with a score near
+    0.7, about 70 % are right. At least the need's threshold, except in ExplainResponse.
     """
     path: _builtins.str
     """Where in the payload the passage is that decided the score: a JSON pointer ("/servers/3",
@@ -362,9 +434,11 @@ class Match(_message.Message):
     """
     passage: _builtins.str
     """The text of that passage, at most 400 characters."""
+    need_id: _builtins.str
+    """The need's stable id; see Need.id."""
     @_builtins.property
     def parts(self) -> Global___ScoreParts:
-        """What the score is made of."""
+        """What the score is made of. Unset if the need is a filter."""
 
     def __init__(
         self,
@@ -375,10 +449,11 @@ class Match(_message.Message):
         parts: Global___ScoreParts | None = ...,
         path: _builtins.str = ...,
         passage: _builtins.str = ...,
+        need_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["need", b"need", "need_index", b"need_index", "parts", b"parts", "passage", b"passage", "path", b"path", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["need", b"need", "need_id", b"need_id", "need_index", b"need_index", "parts", b"parts", "passage", b"passage", "path", b"path", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -483,9 +558,11 @@ class MatchedEvent(_message.Message):
     PAYLOAD_OMITTED_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     CONTEXT_OMITTED_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     payload_omitted: _builtins.bool
-    """True if the payload was left out because the message would have grown beyond 3 MiB; read it
-    with EventService.GetEvent. Only in unary responses and in NeedsChanged.
+    """True if the payload was left out: in unary responses because the message would have grown
+    beyond 3 MiB (read it with EventService.GetEvent), in a Listen stream because the event can no
+    longer be read: then only its sequence, data key and revision are there.
     """
     context: _builtins.str
     """The event, written out in the format that the stream asked for
@@ -496,13 +573,15 @@ class MatchedEvent(_message.Message):
     limits.response_message_bytes: written out, an event can be six times as large. What it would
     have held is in `event`.
     """
+    kind: Global___MatchKind.ValueType
+    """What the delivery tells the agent of the datum."""
     @_builtins.property
     def event(self) -> Global___Event:
         """The complete event (but see payload_omitted)."""
 
     @_builtins.property
     def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Match]:
-        """One entry for each need that was met, best score first. Never empty."""
+        """One entry for each need that was met, best score first. Empty where `kind` says so."""
 
     def __init__(
         self,
@@ -512,10 +591,11 @@ class MatchedEvent(_message.Message):
         payload_omitted: _builtins.bool = ...,
         context: _builtins.str = ...,
         context_omitted: _builtins.bool = ...,
+        kind: Global___MatchKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "context_omitted", b"context_omitted", "event", b"event", "matches", b"matches", "payload_omitted", b"payload_omitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "context_omitted", b"context_omitted", "event", b"event", "kind", b"kind", "matches", b"matches", "payload_omitted", b"payload_omitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

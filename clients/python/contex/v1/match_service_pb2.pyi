@@ -48,7 +48,7 @@ class MatchRequest(_message.Message):
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_service_pb2.Need]:
         """1 to 32 questions with 256 KiB in total, each optionally with its own threshold (a minimum
-        probability), maximum and exclusions.
+        probability), maximum and exclusions. A filter is answered with the newest data that pass it.
         """
 
     @_builtins.property
@@ -148,7 +148,9 @@ class ExplainRequest(_message.Message):
     sequence: _builtins.str
     """Exactly this event."""
     threshold: _builtins.float
-    """Lowest score that would match. Unset: the need's own threshold, or the server's default."""
+    """Lowest score that would match. Unset: the need's own threshold, or the server's default. Not
+    for a need that is a filter.
+    """
     @_builtins.property
     def agent_need(self) -> Global___AgentNeed:
         """A need of a registered agent."""
@@ -204,10 +206,10 @@ class AgentNeed(_message.Message):
     in the registration as of as_of (the agent's first one, if it was registered later).
     """
     need: _builtins.str
-    """The text of the need, as in Match.need: set it along with Match.need_index, so that the need
-    is found whatever the agent's needs have become. INVALID_FIELD if it has another text at this
-    position; with a sequence, if so has every registration by which the event was sent, the one
-    as of the event, and the current one. Empty: by position alone.
+    """The text of the need, as in Match.need, also of a filter: set it along with Match.need_index,
+    so that the need is found whatever the agent's needs have become. INVALID_FIELD if it has
+    another text at this position; with a sequence, if so has every registration by which the
+    event was sent, the one as of the event, and the current one. Empty: by position alone.
     """
     def __init__(
         self,
@@ -226,7 +228,11 @@ Global___AgentNeed: _TypeAlias = AgentNeed  # noqa: Y015
 
 @_typing.final
 class ExplainResponse(_message.Message):
-    """The parts of a score."""
+    """The parts of a score. Of an agent's need that is a filter there are none: the score is 1 or 0,
+    the verdict says which parts of the filter the event passes and which it fails, `rank` is 0,
+    and `contributions`, `terms` and `passages` are empty. Every event can be explained then, also
+    one without a text. A threshold is refused with INVALID_FIELD.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -544,7 +550,7 @@ class BacktestSummary(_message.Message):
     UPDATES_HELD_BACK_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
     events_judged: _builtins.int
-    """Number of events in the range that carry data."""
+    """Number of events in the range that carry data, and of the service's own that a filter passed."""
     events_matched: _builtins.int
     """Number of events that would have been delivered."""
     data_keys_matched: _builtins.int
@@ -584,7 +590,7 @@ class NeedSummary(_message.Message):
     events_matched: _builtins.int
     """Number of events that it would have received."""
     threshold: _builtins.float
-    """The threshold that was applied."""
+    """The threshold that was applied; 1 for a need that is a filter."""
     @_builtins.property
     def events_at_threshold(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Number of events whose score reaches 0.05, 0.10, ... 0.95 (19 numbers), after exclusions and

@@ -136,7 +136,7 @@ class MatchServiceServicer:
 
     def RecordFeedback(self, request, context):
         """Records in the log, as a "match_feedback" event, whether a match was useful. Safe to retry
-        with the same request_id.
+        with the same request_id. A match by a filter has no score to judge: INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

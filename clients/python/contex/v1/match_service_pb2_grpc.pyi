@@ -65,7 +65,7 @@ class MatchServiceStub:
     """
     RecordFeedback: _grpc.UnaryUnaryMultiCallable[_match_service_pb2.RecordFeedbackRequest, _match_service_pb2.RecordFeedbackResponse]
     """Records in the log, as a "match_feedback" event, whether a match was useful. Safe to retry
-    with the same request_id.
+    with the same request_id. A match by a filter has no score to judge: INVALID_FIELD.
     """
     ExportFeedback: _grpc.UnaryStreamMultiCallable[_match_service_pb2.ExportFeedbackRequest, _match_service_pb2.ExportFeedbackResponse]
     """Streams all feedback together with the judged matches and their scores: a training set."""
@@ -111,7 +111,7 @@ class MatchServiceAsyncStub(MatchServiceStub):
     """
     RecordFeedback: _aio.UnaryUnaryMultiCallable[_match_service_pb2.RecordFeedbackRequest, _match_service_pb2.RecordFeedbackResponse]  # type: ignore[assignment]
     """Records in the log, as a "match_feedback" event, whether a match was useful. Safe to retry
-    with the same request_id.
+    with the same request_id. A match by a filter has no score to judge: INVALID_FIELD.
     """
     ExportFeedback: _aio.UnaryStreamMultiCallable[_match_service_pb2.ExportFeedbackRequest, _match_service_pb2.ExportFeedbackResponse]  # type: ignore[assignment]
     """Streams all feedback together with the judged matches and their scores: a training set."""
@@ -178,7 +178,7 @@ class MatchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_match_service_pb2.RecordFeedbackResponse, _abc.Awaitable[_match_service_pb2.RecordFeedbackResponse]]:
         """Records in the log, as a "match_feedback" event, whether a match was useful. Safe to retry
-        with the same request_id.
+        with the same request_id. A match by a filter has no score to judge: INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod

@@ -17,9 +17,9 @@ from contex_server.api.shared import wire
 from contex_server.api.shared.convert import convert
 from contex_server.api.shared.cursors import Token
 from contex_server.api.state.messages import moment_message
-from contex_server.events.feed import Chunk, NeedsChange
+from contex_server.events.feed import Chunk
 from contex_server.events.stream import Message
-from contex_server.kernel.model import BEGINNING, Agent, Need, Sequence, utf8_bytes
+from contex_server.kernel.model import BEGINNING, Agent, EventFilter, Need, Sequence
 from contex_server.kernel.protobuf import timestamp
 from contex_server.matching.context import ContextFormat
 
@@ -37,72 +37,59 @@ def agent_message(agent: Agent, acknowledged: Sequence) -> pb.Agent:
         min_delta=None
         if delta is None
         else pb.MinDelta(payload_changed=True, json_pointers=delta.json_pointers),
+        muted_kinds=[event_pb2.MatchKind.ValueType(change) for change in sorted(agent.muted)],
+        exclude_own=agent.exclude_own,
     )
 
 
 def _need_message(need: Need) -> pb.Need:
     return pb.Need(
-        text=need.text,
+        text=need.text if need.filter is None else "",
         threshold=need.own_threshold,
         max_matches=need.own_max_matches,
         exclude_data_keys=sorted(need.exclude),
+        filter=None if need.filter is None else _filter_message(need.filter),
+        id=need.id,
+    )
+
+
+def _filter_message(wanted: EventFilter) -> event_pb2.EventFilter:
+    return event_pb2.EventFilter(
+        event_types=sorted(wanted.event_types),
+        data_keys=sorted(wanted.data_keys),
+        publishers=sorted(wanted.publishers),
+        event_type_prefixes=wanted.type_prefixes,
+        metadata=dict(sorted(wanted.metadata)),
+        exclude_service_events=wanted.without_service,
     )
 
 
 def listen_responses(
-    project: str, message: Message, form: ContextFormat, room: BatchRoom
+    project: str, message: Message, form: ContextFormat, room: BatchRoom, cursor: Sequence
 ) -> list[tuple[Chunk | None, bytes]]:
     """Serialised ListenResponses, each with the events that it carries.
 
-    They are several if one would be too large with what is written out.
+    They are several if one would be too large with what is written out. `cursor` is what the agent
+    has acknowledged, as a change of its registration tells.
     """
     chunk = message.chunk
     if chunk is None:
-        return [(None, wire.bare_response(project, message))]
+        return [(None, wire.bare_response(project, message, inbox=True))]
     if form not in chunk.parts:
-        chunk.parts[form] = list(_parts(project, chunk, form, room))
+        chunk.parts[form] = list(_parts(project, chunk, form, room, cursor))
     return [*chunk.parts[form]]
 
 
 def _parts(
-    project: str, chunk: Chunk, form: ContextFormat, room: BatchRoom
+    project: str, chunk: Chunk, form: ContextFormat, room: BatchRoom, cursor: Sequence
 ) -> Iterator[tuple[Chunk, bytes]]:
     kind, batches = wire.RESPONSE_EVENTS, match_messages.matched_batches(chunk, form, room)
-    if chunk.change is not None:
+    if chunk.registered is not None:
         kind = wire.RESPONSE_NEEDS_CHANGED
-        batches = iter([(chunk, _needs_changed_bytes(chunk.change, form, room.single))])
+        changed = pb.NeedsChanged(agent=agent_message(chunk.registered, cursor))
+        batches = iter([(chunk, changed.SerializeToString())])
     for part, content in batches:
-        yield part, wire.response(project, kind, content, part.position, Token.CURSOR)
-
-
-def _needs_changed_bytes(change: NeedsChange, form: ContextFormat, max_bytes: int) -> bytes:
-    message = pb.NeedsChanged(
-        agent=agent_message(change.agent, change.acknowledged),
-        data=[
-            event_pb2.MatchedEvent(
-                event=wire.event_message(delivery.entry),
-                matches=[match_messages.match_message(match) for match in delivery.matches],
-                payload_omitted=delivery.payload_omitted,
-            )
-            for delivery in change.data
-        ],
-        omitted_count=change.omitted,
-    )
-    if form:
-        left = max_bytes - message.ByteSize()
-        for datum, delivery in zip(message.data, change.data, strict=True):
-            left -= _CONTEXT_BYTES
-            text = None
-            if not delivery.payload_omitted:
-                text = match_messages.event_context(delivery, form, left)
-            datum.context_omitted = text is None
-            datum.context = text or ""
-            left -= utf8_bytes(datum.context)
-    return message.SerializeToString()
-
-
-_CONTEXT_BYTES = 16
-"""What a context takes besides its text: tags, and lengths that grow with it."""
+        yield part, wire.response(project, kind, content, part.position, Token.INBOX)
 
 
 def context_message(context: AgentContext) -> pb.GetAgentContextResponse:
@@ -141,6 +128,7 @@ def delivery_message(sending: RecordedDelivery) -> pb.Delivery:
         resend=datum.resend,
         position=str(message.position),
         stream_id=message.stream_id,
+        change=event_pb2.MatchKind.ValueType(datum.change or 0),
     )
 
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 
 from contex.v1 import agent_service_pb2 as pb
 from contex.v1 import event_pb2
 
-from contex_server.agents.registry import AgentSpec
+from contex_server.agents.registry import AgentSpec, Registration
 from contex_server.api.agents import messages
 from contex_server.api.match import checks
 from contex_server.api.match.messages import answered, batch_room
 from contex_server.api.shared import cursors, fields, ranges
 from contex_server.api.shared.cursors import Token
 from contex_server.api.shared.servicer import Servicer
-from contex_server.events.feed import Chunk, Delivery
+from contex_server.events.feed import Chunk
 from contex_server.events.stream import Message, stream
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import Checks, event_not_found, invalid_field
-from contex_server.kernel.model import Entry, MinDelta, Sequence
+from contex_server.kernel.errors import Checks, ContexError, event_not_found, invalid_field
+from contex_server.kernel.inbox_ids import entry_of, event_of, inbox_id
+from contex_server.kernel.model import BEGINNING, Change, MinDelta, Sequence
 from contex_server.kernel.slices import sliced
 from contex_server.matching.context import ContextFormat
 from contex_server.state.moments import resolve_moment
@@ -58,6 +59,7 @@ class AgentServicer(Servicer):
             registered.answer,
             agent=messages.agent_message(registered.agent, registered.acknowledged),
             cursor=cursors.encode_position(Token.CURSOR, call.project, registered.resume),
+            outcome=_outcome(registered),
         )
 
     async def update_agent(
@@ -119,22 +121,16 @@ class AgentServicer(Servicer):
             agent_id = check(fields.agent_id, request.agent_id)
             heartbeat_s = check(fields.heartbeat_s, request.heartbeat_interval_ms, self._settings)
             form = check(checks.context_format, request.context_format)
-            start = check(ranges.start, request)
-        _, acknowledged = await self._rooms.agents.registry.get(call.project, agent_id)
-        position = await ranges.start_of(self._log, request, start, acknowledged)
-        async with (
-            self._rooms.match.pool.matcher(call.project) as matcher,
-            matcher.attach(agent_id) as listening,
-        ):
-
-            async def select(entries: list[Entry]) -> list[Delivery]:
-                return await matcher.select(listening, entries)
-
+            start = check(ranges.inbox_start, request)
+        agent, acknowledged = await self._rooms.agents.registry.get(call.project, agent_id)
+        inbox = self._rooms.inbox
+        inbox.deciders.hint(call.project)
+        kept = await inbox.reader.kept_place(call.project, agent_id, acknowledged)
+        position = await ranges.inbox_start_of(self._log, request, start, kept)
+        async with inbox.hub.feed(call.project, agent_id, agent.registered_ms) as feed:
             source = stream(
-                self._log,
-                call.project,
-                listening.feed,
-                select,
+                inbox.reader.source(call.project, agent_id, agent.registered_ms),
+                feed,
                 position,
                 heartbeat_s=heartbeat_s,
                 settings=self._settings,
@@ -142,7 +138,7 @@ class AgentServicer(Servicer):
                 scope=call.scope,
             )
             record = self._rooms.agents.recorder.stream(call.project, agent_id, call.origin)
-            await record.opened(position)
+            await record.opened(event_of(position), position)
             try:
                 with self._rooms.events.presence.listener(call.project):
                     async with aclosing(source):
@@ -157,8 +153,12 @@ class AgentServicer(Servicer):
     async def _responses(
         self, call: Call, message: Message, form: ContextFormat
     ) -> list[tuple[Chunk | None, bytes]]:
-        room = batch_room(self._settings)
-        render = partial(messages.listen_responses, call.project, message, form, room)
+        room, acknowledged = batch_room(self._settings), BEGINNING
+        if message.chunk is not None and (agent := message.chunk.registered) is not None:
+            registry = self._rooms.agents.registry
+            with suppress(ContexError):
+                _, acknowledged = await registry.get(call.project, agent.agent_id)
+        render = partial(messages.listen_responses, call.project, message, form, room, acknowledged)
         deliveries = message.chunk.deliveries if message.chunk is not None else ()
         most = _INLINE_BYTES if form else _PLAIN_BYTES
         if sum(delivery.size for delivery in deliveries) > most:
@@ -170,9 +170,13 @@ class AgentServicer(Servicer):
     ) -> pb.AcknowledgeResponse:
         with Checks() as check:
             agent_id = check(fields.agent_id, request.agent_id)
-            position = check(_acknowledged, request)
+            place = check(_acknowledged, request)
         acknowledged = await self._rooms.agents.registry.acknowledge(
-            call.project, agent_id, position, call.origin
+            call.project,
+            agent_id,
+            event_of(place),
+            call.origin,
+            place if entry_of(place) else None,
         )
         return pb.AcknowledgeResponse(acknowledged_sequence=str(acknowledged))
 
@@ -250,23 +254,36 @@ def _agent_spec(
     """What a registration sets or changes; a new one must have needs."""
     is_new = isinstance(request, pb.RegisterAgentRequest)
     max_matches: int | None
+    muted: frozenset[Change] | None = None
+    exclude_own: bool | None = None
     delta: tuple[MinDelta | None] | None = None
     with Checks() as check:
         needs = check(checks.needs, request.needs, "needs", limits, at_least=int(is_new))
         threshold = check(checks.threshold, request)
         if isinstance(request, pb.RegisterAgentRequest):
-            max_matches = check(checks.max_matches, request, limits)
+            max_matches = check(checks.registered_max_matches, request, limits)
+            muted = check(checks.muted, request.muted_kinds, "muted_kinds") or None
+            exclude_own = request.exclude_own or None
         else:
             max_matches = check(checks.own_max_matches, request, limits)
+            if request.HasField("muted_kinds"):
+                muted = check(checks.muted, request.muted_kinds.kinds, "muted_kinds.kinds")
+            if request.HasField("exclude_own"):
+                exclude_own = request.exclude_own
         if request.HasField("min_delta"):
             delta = (check(checks.min_delta, request.min_delta, limits),)
-    return AgentSpec(needs or None, threshold, max_matches, delta)
+    return AgentSpec(needs or None, threshold, max_matches, delta, muted, exclude_own)
+
+
+def _outcome(registered: Registration) -> pb.RegistrationOutcome.ValueType:
+    return pb.RegistrationOutcome.Value(f"REGISTRATION_OUTCOME_{registered.outcome.name}")
 
 
 def _acknowledged(request: pb.AcknowledgeRequest) -> Sequence:
+    """The place in the agent's inbox up to which it acknowledges."""
     if request.HasField("cursor"):
-        return cursors.decode_position(Token.CURSOR, request.project, request.cursor, "cursor")
+        return cursors.decode_inbox(request.project, request.cursor, "cursor")
     position = fields.optional_sequence(request)
     if position is None:
         raise invalid_field("position", "a cursor or a sequence is required")
-    return position
+    return inbox_id(position)

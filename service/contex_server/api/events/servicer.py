@@ -17,7 +17,7 @@ from contex_server.api.shared import fields, ranges, wire
 from contex_server.api.shared.cursors import Token, encode_position
 from contex_server.api.shared.servicer import Servicer
 from contex_server.events.feed import Delivery
-from contex_server.events.stream import Message, stream
+from contex_server.events.stream import Message, log_source, stream
 from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks, event_not_found, shutting_down
@@ -133,16 +133,14 @@ class EventServicer(Servicer):
         room = self._rooms.events
         async with room.hub.channel(call.project) as channel, channel.feed(event_filter) as feed:
             stream_id = self._audit.stream_opened(call.project, call.origin, call.method, position)
+            past = log_source(self._log, call.project, feed, select, self._settings, event_filter)
             source = stream(
-                self._log,
-                call.project,
+                past,
                 feed,
-                select,
                 position,
                 heartbeat_s=heartbeat_s,
                 settings=self._settings,
                 drain=self._drain,
-                event_filter=event_filter,
             )
             try:
                 with room.presence.subscriber(call.project):

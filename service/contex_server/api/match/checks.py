@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from functools import partial
+from itertools import chain
 
 from contex.v1 import agent_service_pb2 as agent_pb
 from contex.v1 import event_pb2
@@ -13,7 +15,8 @@ from contex_server.agents.registry import NeedSpec
 from contex_server.api.shared import fields
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import Checks, all_of, invalid_field
-from contex_server.kernel.model import MinDelta
+from contex_server.kernel.model import MUTABLE, Change, EventFilter, MinDelta
+from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
 from contex_server.match.result import ContextBudget
 from contex_server.matching.context import ContextFormat
 
@@ -30,20 +33,44 @@ def needs(
     fields.check_count(field, len(messages), limits.needs_per_agent, at_least=at_least)
     specs = [partial(_need_spec, n, f"{field}[{i}]", limits) for i, n in enumerate(messages)]
     all_of(specs)
-    size = sum(len(text.encode()) for n in messages for text in (n.text, *n.exclude_data_keys))
+    size = sum(len(text.encode()) for message in messages for text in _texts(message))
     if size > limits.needs_bytes:
         raise invalid_field(field, f"must have at most {limits.needs_bytes} bytes, not {size}")
     return tuple(spec() for spec in specs)
 
 
+def _texts(need: agent_pb.Need) -> Iterator[str]:
+    """What the bytes of needs are counted of."""
+    wanted = need.filter
+    yield need.text
+    yield from chain(need.exclude_data_keys, wanted.event_types, wanted.data_keys)
+    yield from chain(wanted.publishers, wanted.event_type_prefixes)
+    yield from chain.from_iterable(wanted.metadata.items())
+
+
 def _need_spec(spec: agent_pb.Need, field: str, limits: Limits) -> NeedSpec:
+    wanted: EventFilter | None = None
     with Checks() as check:
-        text = check(fields.characters, spec.text, 1, limits.need_chars, f"{field}.text")
-        lowest = check(threshold, spec, f"{field}.threshold")
+        if not spec.HasField("filter"):
+            if not spec.text:
+                limit = f"must have 1 to {limits.need_chars} characters, not 0"
+                check.refuse(f"{field}.text", f"{limit}; or set a filter in its place")
+            else:
+                check(fields.characters, spec.text, 1, limits.need_chars, f"{field}.text")
+            lowest = check(threshold, spec, f"{field}.threshold")
+        else:
+            name, lowest = f"{field}.filter", None
+            wanted = check(fields.event_filter, spec.filter, limits, UNRESTRICTED, name)
+            if spec.text:
+                check.refuse(name, "must be unset where there is a text: it stands in its place")
+            if spec.HasField("threshold"):
+                check.refuse(
+                    f"{field}.threshold", "must be unset with a filter, which has no score"
+                )
         most = check(own_max_matches, spec, limits, f"{field}.max_matches")
         name = f"{field}.exclude_data_keys"
         excluded = check(fields.key_glob.all_of, spec.exclude_data_keys, name, limits)
-    return NeedSpec(text, lowest, most, excluded)
+    return NeedSpec(spec.text, lowest, most, excluded, wanted)
 
 
 def min_delta(message: agent_pb.MinDelta, limits: Limits) -> MinDelta | None:
@@ -81,6 +108,21 @@ def threshold(
     if not 0 < message.threshold <= 1:
         raise invalid_field(field, f"must be above 0 and at most 1, not {message.threshold}")
     return message.threshold
+
+
+def registered_max_matches(request: agent_pb.RegisterAgentRequest, limits: Limits) -> int | None:
+    """Maximum number of data that an answer returns for each need; None for 0."""
+    return max_matches(request, limits) if request.max_matches else None
+
+
+def muted(kinds: SequenceOf[int], field: str) -> frozenset[Change]:
+    """The kinds of deliveries that an agent does without."""
+    names = event_pb2.MatchKind.DESCRIPTOR
+    for index, kind in enumerate(kinds):
+        if kind not in MUTABLE:
+            fields.enum(kind, names, f"{field}[{index}]", unspecified=False)
+            raise invalid_field(f"{field}[{index}]", "must be UPDATED, LEFT, DELETED or EXPIRED")
+    return frozenset(map(Change, kinds))
 
 
 def max_matches(request: pb.MatchRequest | agent_pb.RegisterAgentRequest, limits: Limits) -> int:

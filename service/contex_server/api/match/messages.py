@@ -14,7 +14,7 @@ from contex_server.api.shared.convert import convert
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.kernel import event_codec
 from contex_server.kernel.config import Settings
-from contex_server.kernel.model import BEGINNING, Match, utf8_bytes
+from contex_server.kernel.model import BEGINNING, Change, Match, utf8_bytes
 from contex_server.kernel.protobuf import field, timestamp
 from contex_server.match.backtest import BacktestProgress, BacktestSummary
 from contex_server.match.feedback import Judgement
@@ -29,6 +29,9 @@ _MATCHED_MATCHES = 2 << 3 | 2
 _MATCHED_CONTEXT = 4 << 3 | 2
 _CONTEXT_OMITTED = bytes([5 << 3, 1])
 
+_PAYLOAD_OMITTED = bytes([3 << 3, 1])
+_KINDS = {change: bytes([6 << 3, change]) for change in Change}
+
 T = TypeVar("T")
 
 _INLINE_DATA = 100
@@ -39,10 +42,15 @@ _ENVELOPE_BYTES = 1024
 
 def match_message(match: Match) -> event_pb2.Match:
     """Why an event reached a need."""
+    if match.exact:
+        return event_pb2.Match(
+            need_index=match.need_index, need=match.need, score=match.score, need_id=match.need_id
+        )
     return event_pb2.Match(
         need_index=match.need_index,
         need=match.need,
         score=match.score,
+        need_id=match.need_id,
         path=match.path,
         passage=match.passage_text,
         parts=event_pb2.ScoreParts(
@@ -133,7 +141,7 @@ def matched_batches(
         size_bytes += len(event)
         if batch and size_bytes > room.several:
             taken = chunk.deliveries[start:index]
-            yield Chunk(taken, taken[-1].sequence), b"".join(batch)
+            yield Chunk(taken, taken[-1].position), b"".join(batch)
             batch, start, size_bytes = [], index, len(event)
         batch.append(event)
     yield Chunk(chunk.deliveries[start:], chunk.position), b"".join(batch)
@@ -141,6 +149,10 @@ def matched_batches(
 
 def _matched_event_bytes(delivery: Delivery, form: ContextFormat, max_bytes: int) -> bytes:
     parts = [field(_MATCHED_EVENT, wire.event_bytes(delivery.entry))]
+    if delivery.change is not None:
+        parts.append(_KINDS[delivery.change])
+    if delivery.payload_omitted:
+        parts.append(_PAYLOAD_OMITTED)
     for match in delivery.matches:
         parts.append(field(_MATCHED_MATCHES, match_message(match).SerializeToString()))
     if form:

@@ -194,6 +194,9 @@ class MatchServicer(Servicer):
             )
             if threshold is None:
                 return need
+            if need.filter is not None:
+                problem = "must be unset for a need that is a filter, which has no score"
+                raise invalid_field("threshold", problem)
             spec = NeedSpec(need.text, exclude=need.exclude)
         (need,) = self._needs((spec,), threshold, 1)
         return need

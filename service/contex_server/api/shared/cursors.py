@@ -21,6 +21,7 @@ from contex.v1 import state_service_pb2 as state_pb
 
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.event_codec import PROOF_BYTES
+from contex_server.kernel.inbox_ids import LAST_ENTRY, entry_of, event_of, inbox_id
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Proven, Sequence
 
 _HEAD = struct.Struct(">BI")
@@ -47,6 +48,7 @@ class Token(IntEnum):
     AUDIT_BACK_PAGE = 12
     EXPORT = 13
     PROJECTS_PAGE = 14
+    INBOX = 15
 
 
 def encode_position(token: Token, project: str, position: Sequence) -> str:
@@ -69,6 +71,28 @@ def decode_position(token: Token, project: str, text: str, field: str = "page_to
         # Forged: there can be no event at this position, and no token is made for it.
         raise invalid_token(field)
     return position if position == BEGINNING or proof == _NO_EVENT else Proven.of(position, proof)
+
+
+def encode_inbox(token: Token, project: str, place: Sequence) -> str:
+    """A token for a place in an agent's inbox.
+
+    It is the cursor of the event there, unless it is inside of what the event brought.
+    """
+    entry, event = entry_of(place), event_of(place)
+    if not entry:
+        return encode_position(Token.CURSOR, project, event)
+    return encode_place(token, project, (event.ms, event.n, entry))
+
+
+def decode_inbox(project: str, text: str, field: str) -> Sequence:
+    """The place in an inbox that a cursor names."""
+    try:
+        return inbox_id(decode_position(Token.CURSOR, project, text, field))
+    except ContexError:
+        (ms, n, entry), rest = decode_place(Token.INBOX, project, text, field, 3)
+        if rest or entry > LAST_ENTRY:
+            raise invalid_token(field) from None
+        return inbox_id(Sequence(ms, n), entry)
 
 
 def encode_text(token: Token, project: str, value: str) -> str:

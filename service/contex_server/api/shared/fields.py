@@ -37,7 +37,7 @@ key_prefix = PrintableName("prefix", 0, 256, part=True)
 key_start = PrintableName("prefix", 1, 256, part=True)
 key_glob = names.KEY_GLOB
 event_type = names.EVENT_TYPE
-type_prefix = PrintableName("event_type_prefixes", 1, names.EVENT_TYPE.high, part=True)
+type_prefix = names.TYPE_PREFIX
 publisher = names.PUBLISHER
 request_id = Name("request_id", 0, 64, "A-Z a-z 0-9 _ . : -")
 import_id = Name("import_id", 0, 64, "A-Z a-z 0-9 _ . -")

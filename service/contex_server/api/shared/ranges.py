@@ -8,7 +8,8 @@ from contex.v1 import event_service_pb2 as event_pb
 from contex.v1 import match_service_pb2 as match_pb
 
 from contex_server.api.shared import fields
-from contex_server.api.shared.cursors import Token, decode_position
+from contex_server.api.shared.cursors import Token, decode_inbox, decode_position
+from contex_server.kernel.inbox_ids import LAST_N, event_of, inbox_id
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence
 from contex_server.log.pages import check_readable, check_same_log
 from contex_server.log.port import Bounds, EventLog
@@ -60,6 +61,37 @@ def start(request: StreamLike) -> Sequence | None:
         case "edge":
             fields.enum(request.edge, event.Edge.DESCRIPTOR, "edge", unspecified=False)
     return None
+
+
+def inbox_start(request: agent_pb.ListenRequest) -> Sequence | None:
+    """The same as a place in the agent's inbox."""
+    if request.cursor:
+        return decode_inbox(request.project, request.cursor, "cursor")
+    position = start(request)
+    return None if position is None else inbox_id(position)
+
+
+async def inbox_start_of(
+    log: EventLog, request: agent_pb.ListenRequest, place: Sequence | None, default: Sequence
+) -> Sequence:
+    """The place after which a stream of an inbox begins: what `inbox_start` returned, the
+    request's edge, or `default`.
+
+    Events that can be read no longer don't matter: what the agent gets of them was decided when
+    they were there.
+    """
+    bounds = await log.bounds(request.project)
+    if place is None:
+        if request.WhichOneof("start") == "edge":
+            return inbox_id(bounds.tail if request.edge == event.EDGE_END else BEGINNING)
+        place = default
+    position = event_of(place)
+    if position > bounds.tail and (
+        position.n >= LAST_N if request.cursor else request.HasField("from_time")
+    ):
+        return place
+    await check_same_log(log, request.project, bounds, position, readable=False)
+    return place
 
 
 async def start_of(

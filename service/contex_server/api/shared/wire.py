@@ -17,9 +17,10 @@ from contex.v1 import event_pb2
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from contex_server.api.shared.cursors import Token, encode_position
+from contex_server.api.shared.cursors import Token, encode_inbox, encode_position
 from contex_server.events.stream import Kind, Message
 from contex_server.kernel import event_codec
+from contex_server.kernel.inbox_ids import event_of
 from contex_server.kernel.model import Entry, Sequence
 from contex_server.kernel.protobuf import field, varint
 
@@ -83,21 +84,26 @@ def _joined(entries: Iterable[Entry]) -> bytes:
     return b"".join(chain.from_iterable(zip(heads, id_heads, ids, bodies, strict=True)))
 
 
-def bare_response(project: str, message: Message) -> bytes:
-    """A response of Subscribe or Listen that carries no events."""
-    content = b""
+def bare_response(project: str, message: Message, *, inbox: bool = False) -> bytes:
+    """A response of Subscribe or Listen that carries no events.
+
+    The positions of Listen are places of an inbox.
+    """
+    content, token = b"", Token.INBOX if inbox else Token.CURSOR
     if message.kind is Kind.FELL_BEHIND and message.tail is not None:
-        content = event_pb2.FellBehind(tail_sequence=str(message.tail)).SerializeToString()
+        tail = event_of(message.tail) if inbox else message.tail
+        content = event_pb2.FellBehind(tail_sequence=str(tail)).SerializeToString()
     elif message.kind is Kind.CHECKPOINT:
         content = event_pb2.Checkpoint(last=message.last).SerializeToString()
-    return response(project, _KINDS[message.kind], content, message.position, Token.CURSOR)
+    return response(project, _KINDS[message.kind], content, message.position, token)
 
 
 def response(project: str, kind: int, content: bytes, position: Sequence, token: Token) -> bytes:
     """A stream response: its content under the field `kind`, the cursor, the server's time."""
     seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
     now = Timestamp(seconds=seconds, nanos=nanos).SerializeToString()
-    cursor = encode_position(token, project, position).encode()
+    encode = encode_inbox if token is Token.INBOX else encode_position
+    cursor = encode(token, project, position).encode()
     return b"".join(
         (
             field(kind, content),

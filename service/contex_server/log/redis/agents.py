@@ -11,8 +11,8 @@ receivers:<seq>  string: who was sent an event, and where that is noted
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -24,11 +24,12 @@ from contex_server.log.agents import (
     AgentWrite,
     AgentWritten,
     JournalStore,
+    Sending,
     Sent,
 )
 from contex_server.log.audit import Note
 from contex_server.log.redis.audit import as_note
-from contex_server.log.redis.client import Facet
+from contex_server.log.redis.client import Facet, pairs
 from contex_server.log.redis.connections import Command
 from contex_server.log.redis.key_names import COUNTED, agent_kinds, parse_sequence
 
@@ -83,17 +84,23 @@ class RedisAgents(Facet, AgentStore):
         ]
 
     async def acknowledge(
-        self, project: str, agent_id: str, sequence: Sequence, origin: Origin = SERVICE
+        self,
+        project: str,
+        agent_id: str,
+        sequence: Sequence,
+        origin: Origin = SERVICE,
+        place: Sequence | None = None,
     ) -> Sequence | None:
         reply = await self._client.call(
             project,
-            "contex1_acknowledge",
-            agent_kinds(agent_id),
+            "contex2_acknowledge",
+            (*agent_kinds(agent_id), "places"),
             agent_id,
             self._settings.delivery_retention_ms,
             self._settings.journal_entries,
             str(sequence),
             str(origin),
+            "" if place is None else str(place),
         )
         return None if reply is None else parse_sequence(reply)
 
@@ -142,7 +149,6 @@ class RedisJournals(Facet, JournalStore):
             len(places),
         ]
         for sent in messages:
-            met = Counter(index for event in sent.events for index, _ in event.needs)
             arguments += (
                 sent.agent_id,
                 sent.stream_id or "-",
@@ -153,8 +159,8 @@ class RedisJournals(Facet, JournalStore):
                 orjson.dumps(sent.needs),
                 len(sent.needs),
             )
-            for index, need in enumerate(sent.needs):
-                arguments += (need, met[index])
+            for need in sent.needs:
+                arguments += (need, 0)  # What is decided is counted, not what answers show of it.
             arguments.append(len(sent.events))
             for event in sent.events:
                 ms, n = event.sequence
@@ -167,6 +173,28 @@ class RedisJournals(Facet, JournalStore):
                     event.data_key,
                 )
         await self._client.call(project, "contex1_deliver", kinds, *arguments)
+
+    async def note_sending(
+        self, project: str, sendings: Iterable[Sending], *, repeated: bool = False
+    ) -> None:
+        every = iter(sendings)
+        while some := list(islice(every, _MESSAGES)):
+            kinds = [kind for sending in some for kind in agent_kinds(sending.agent_id)[:3]]
+            arguments = [str(argument) for sending in some for argument in sending]
+            await self._client.call(
+                project,
+                "contex1_sending",
+                ("agents", "cursors", "journals", *kinds),
+                self._settings.delivery_retention_ms,
+                self._settings.journal_entries,
+                "R" if repeated else "",
+                *arguments,
+            )
+
+    async def sent(self, project: str, agent_id: str) -> dict[str, bytes]:
+        stored = pairs(await self._client.command(project, "HGETALL", f"sent:{agent_id}"))
+        # What is not of a datum begins with a control character.
+        return {name.decode(): said for name, said in stored.items() if name[0] > 32}
 
     async def note_stream(
         self, project: str, agent_id: str, stream_id: str, start: Sequence | None, origin: Origin

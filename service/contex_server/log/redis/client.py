@@ -32,6 +32,7 @@ _FUNCTIONS = "\n".join(
         "projects",
         "expiry",
         "events",
+        "inboxes",
         "agents",
         "match",
         "tasks",

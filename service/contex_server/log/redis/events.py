@@ -9,7 +9,7 @@ presence     hash: what each server process has open
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cachetools import LRUCache
@@ -57,6 +57,7 @@ class RedisEventLog(Facet, StoreLog):
         self._homes: dict[int, str] = {}
         self._seen: LRUCache[str, Sequence] = LRUCache(_SEEN_PROJECTS)
         self._parts = PartReader(client)
+        self._listeners: list[Callable[[str, list[str]], None]] = []
         self._reading = ByteBudget(client.settings.read_bytes, lend_after_s=_LEND_AFTER_S)
 
     @property
@@ -121,7 +122,14 @@ class RedisEventLog(Facet, StoreLog):
         return self._homes.setdefault(bucket, self._client.connections.node(bucket))
 
     def follower(self) -> Follower:
-        return RedisFollower(self._client, self._seen)
+        return RedisFollower(self._client, self._seen, self._heard)
+
+    def hear(self, listener: Callable[[str, list[str]], None]) -> None:
+        self._listeners.append(listener)
+
+    def _heard(self, project: str, agent_ids: list[str]) -> None:
+        for listener in self._listeners:
+            listener(project, agent_ids)
 
     async def probe(self) -> None:
         for bucket, *_ in self._client.buckets(BUCKETS):

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from itertools import islice
 
@@ -43,6 +43,8 @@ _SWEEP_S = 1.5
 """How often all projects are looked at that nothing was announced of."""
 _TOLD_BYTES = 4 * 1024 * 1024
 """The most that is held of what was announced; what is more is read."""
+_DECIDED = b"!"
+"""Begins what tells of decisions, and no name of a project; see functions/inboxes.lua."""
 _READ_PROJECTS = 256
 _READ_EVENTS = 1_000
 """Events of one project in one read."""
@@ -55,10 +57,17 @@ class RedisFollower(Follower):
 
     Args:
         highest: The highest sequence that was seen of each project, which it keeps up to date.
+        heard: Called with a project and the agents for which something was decided.
     """
 
-    def __init__(self, client: Client, highest: MutableMapping[str, Sequence]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        highest: MutableMapping[str, Sequence],
+        heard: Callable[[str, list[str]], None],
+    ) -> None:
         self._client = client
+        self._heard = heard
         self._highest = highest
         self._generation = -1
         self._links: dict[str, _Link] = {}
@@ -130,7 +139,7 @@ class RedisFollower(Follower):
                 bucket = bucket_of(project)
                 node = connections.node(bucket)
                 if node not in self._links:
-                    link = _Link(self._client, self._digests, self._woken)
+                    link = _Link(self._client, self._digests, self._woken, self._heard)
                     await link.open(bucket)
                     self._links[node] = link
                 self._link_of[project] = self._links[node]
@@ -170,7 +179,9 @@ class _Link:
         client: Client,
         digests: dict[str, tuple[Sequence, bytes]],
         woken: asyncio.Event,
+        heard: Callable[[str, list[str]], None],
     ) -> None:
+        self._heard = heard
         self._connections: Connections = client.connections
         self._settings = client.settings
         self._confirms = client.settings.feed_after == "replicated"
@@ -267,6 +278,11 @@ class _Link:
                     continue  # The reply to PING.
                 kind, channel, what = message
                 projects = self._buckets[channel]
+                if kind == b"smessage" and what[:1] == _DECIDED:
+                    project, *agent_ids = what[1:].decode().split(" ")
+                    if project in projects:
+                        self._heard(project, agent_ids)
+                    continue
                 if kind == b"smessage":
                     project = what[: what.index(b" ")].decode()
                     if project in projects:

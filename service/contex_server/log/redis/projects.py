@@ -23,6 +23,7 @@ import orjson
 from contex_server.kernel.model import BEGINNING, Sequence
 from contex_server.kernel.slices import sliced
 from contex_server.log.buckets import bucket_of, target_project
+from contex_server.log.inboxes import SHARDS
 from contex_server.log.projects import (
     REMAINS,
     Counters,
@@ -52,6 +53,8 @@ _KINDS = (
     *("state", "snapshots", "snapshot-data", "descriptions", "requests:0", "requests:1"),
     *("matching", "agents", "cursors", "journals", "presence", "subjects", "expiring"),
     *("archive", "segments", "task:archive"),
+    *("deciding", "decided", "decisions", "places"),
+    *(f"holders:{shard}" for shard in range(SHARDS)),
 )
 """What a project may have that comes into being while its keys are listed."""
 _STATS = ("bytes", "deleted", "since", "snapshots", "snapshot_bytes")

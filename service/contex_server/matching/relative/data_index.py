@@ -230,6 +230,7 @@ class DataIndex:
             self.model.id,
             self.scorer.name,
             self.background.passages,
+            need_id=need.id,
         )
 
     def nearest(self, need: Encoding, count: int) -> tuple[list[int], Floats, float]:

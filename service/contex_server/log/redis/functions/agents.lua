@@ -9,6 +9,8 @@
 --      <kind> <registration> <position>", then
 --      for each event "<S|R> <event> <revision> <L|D> <needs> <data key>": (S)ent or (R)esent
 --   a  "<position> <cursor>\t<origin>"     it acknowledged; where its cursor stands now
+--   s  "<stream id> <after> <up to> <highest before>": the inbox was sent between these ids, of which
+--      what comes up to the last was sent before
 --   k  everything up to here, written down: what is known, record, cursor, streams
 --
 -- Beside it: "sent", a hash of what was sent last of each data key ("<event> <revision>
@@ -19,7 +21,7 @@
 --
 -- A key that all these functions take: journal, sent, streams, journals (a set of the agents
 -- that have one), agents, cursors.
-local COUNTER, NEEDS = '\1', '\2'
+local COUNTER, NEEDS, HIGHEST = '\1', '\2', '\3'
 local CHECKPOINT_ENTRIES = 256
 local STREAMS_KEPT = 10
 
@@ -61,7 +63,8 @@ local function checkpoint(a, id)
     'k', sent_lines(a),
     'record', redis.call('HGET', a.agents, id) or '',
     'cursor', redis.call('HGET', a.cursors, id) or '',
-    'streams', stream_lines(a))
+    'streams', stream_lines(a),
+    'sent', redis.call('HGET', a.sent, HIGHEST) or '')
   redis.call('HSET', a.sent, COUNTER, 0)
 end
 
@@ -89,11 +92,10 @@ local function begin(a, id, limits)
   redis.call('HSET', a.sent, COUNTER, since)
 end
 
--- Whether a message of a stream is in the journal already.
-local function is_noted(a, stream, number)
-  local start = stream .. ' ' .. number .. ' '
+-- Whether a note of a kind that begins so is in the journal already.
+local function is_noted(a, kind, start)
   for _, row in ipairs(redis.call('XREVRANGE', a.journal, '+', '-', 'COUNT', 100)) do
-    if row[2][1] == 'd' and string.sub(row[2][2], 1, #start) == start then return true end
+    if row[2][1] == kind and string.sub(row[2][2], 1, #start) == start then return true end
   end
   return false
 end
@@ -209,7 +211,7 @@ local function deliver(keys, args)
       }
       at = at + 5
     end
-    local noted = repeated and message.stream ~= '-' and is_noted(a, message.stream, message.number)
+    local noted = repeated and message.stream ~= '-' and is_noted(a, 'd', message.stream .. ' ' .. message.number .. ' ')
     -- What was under way as the project was deleted is no part of the one that takes its name.
     local kept = deleted == '0-0' or is_after(message.position, deleted)
     if kept and not noted then
@@ -280,8 +282,9 @@ local function agent(keys, args)
   local limits = { retention_ms = tonumber(args[9]), entries = tonumber(args[10]) }
   if (redis.call('HGET', a.agents, id) or '') ~= expected then return nil end
   begin(a, id, limits)
+  local gone, own = new == '', string.sub(keys[1], 1, -7)
+  if not gone then registering(own, id, tail_of(keys[1])) end
   local sequence = add_alone(keys, args[6], args[5])
-  local gone = new == ''
   local line = sequence .. ' ' .. (gone and 'U ' or 'L ')
   record(keys[5], now(), tonumber(args[8]), 'r', line .. id .. '\t' .. args[7])
   if gone then
@@ -289,7 +292,9 @@ local function agent(keys, args)
     redis.call('HDEL', a.cursors, id)
     redis.call('XADD', a.journal, '*', 'r', line .. '\t' .. args[7])
     redis.call('DEL', a.sent)
+    redis.call('HDEL', own .. 'places', id)
     if limits.retention_ms > 0 then
+      redis.call('PEXPIRE', own .. 'inbox:' .. id, limits.retention_ms)
       redis.call('PEXPIRE', a.journal, limits.retention_ms)
       redis.call('PEXPIRE', a.streams, limits.retention_ms)
     end
@@ -328,7 +333,56 @@ local function acknowledge(keys, args)
   return stands
 end
 
+-- The same inside what an event brought. Where an agent stands there is kept in the hash "places",
+-- and counts as long as its cursor is at that event.
+--
+-- KEYS  journal … cursors, places
+-- ARGV  as above, then the inbox's id, or "" where the cursor is not inside of anything
+local function acknowledge_place(keys, args)
+  local before = redis.call('HGET', keys[6], args[1]) or '0-0'
+  local stands = acknowledge(keys, args)
+  if not stands then return nil end
+  if args[6] == '' then
+    if is_after(stands, before) then redis.call('HDEL', keys[7], args[1]) end
+  elseif stands == args[4] then
+    local held = redis.call('HGET', keys[7], args[1])
+    if stands ~= before or not held or is_after(args[6], held) then
+      redis.call('HSET', keys[7], args[1], args[6])
+    end
+  end
+  return stands
+end
+
+-- Notes what is about to be sent to agents out of their inboxes.
+--
+-- KEYS  agents, cursors, journals, then for each message: journal, sent, streams
+-- ARGV  retention in ms, entries kept, "R" where the call is repeated, then for each message: agent
+--       id, stream id, the ids after and up to which the inbox is sent
+local function sending(keys, args)
+  local limits = { retention_ms = tonumber(args[1]), entries = tonumber(args[2]) }
+  local key = 3
+  for at = 4, #args, 4 do
+    local a = {
+      journal = keys[key + 1], sent = keys[key + 2], streams = keys[key + 3],
+      journals = keys[3], agents = keys[1], cursors = keys[2],
+    }
+    key = key + 3
+    local line = table.concat({ args[at + 1], args[at + 2], args[at + 3] }, ' ') .. ' '
+    -- The streams of a project that was deleted end after its journals.
+    if redis.call('HEXISTS', a.agents, args[at]) == 1
+        and not (args[3] == 'R' and is_noted(a, 's', line)) then
+      begin(a, args[at], limits)
+      local highest = redis.call('HGET', a.sent, HIGHEST) or '0-0'
+      redis.call('XADD', a.journal, '*', 's', line .. highest)
+      if is_after(args[at + 3], highest) then redis.call('HSET', a.sent, HIGHEST, args[at + 3]) end
+    end
+  end
+  return 1
+end
+
 redis.register_function('contex1_agent', agent)
 redis.register_function('contex1_acknowledge', acknowledge)
+redis.register_function('contex2_acknowledge', acknowledge_place)
+redis.register_function('contex1_sending', sending)
 redis.register_function('contex1_deliver', deliver)
 redis.register_function('contex1_stream', stream)

@@ -1,0 +1,295 @@
+"""The agents that listen here: each has a feed of what is decided for it, by this process or not.
+
+A decider of this process hands over what it has written. What others decide is read from inboxes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Container, Mapping
+from collections.abc import Sequence as SequenceOf
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from contex_server.events.feed import Delivery, Feed
+from contex_server.events.hub import Hub
+from contex_server.inbox.reader import InboxReader
+from contex_server.kernel.errors import ContexError, Reason, agent_not_found, project_not_found
+from contex_server.kernel.failures import Failures
+from contex_server.kernel.inbox_ids import event_of, inbox_id, last_place
+from contex_server.kernel.model import BEGINNING, Sequence
+from contex_server.log.inboxes import shard_of
+
+log = structlog.get_logger(__name__)
+
+_LOOK_S = 1.0
+"""How often the inboxes are looked at that other processes fill, whatever was heard of them."""
+_RETRY_S = 0.2
+_PAGE = 256
+"""What a feed takes in one turn; who is further behind reads the inbox."""
+
+
+@dataclass(slots=True, eq=False)
+class Listening:
+    """An agent that listens here.
+
+    Attributes:
+        registered_ms: Tells it from earlier agents of its id.
+        feed: What is decided for it.
+        upto: The feed has everything up to this place. Where all is decided that an event brings,
+            it is the event's last place, while the feed's position, where readers stand, is that of
+            the last delivery.
+        ready: Whether the feed stands where its inbox ends; until then it is closed.
+        early: What was handed over before: the deliveries, what they come after, and up to where.
+    """
+
+    agent_id: str
+    registered_ms: int
+    feed: Feed
+    upto: Sequence = BEGINNING
+    users: int = 0
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    early: list[tuple[SequenceOf[Delivery], Sequence, Sequence]] = field(default_factory=list)
+
+
+class InboxHub:
+    """Opens a feed for each agent that listens here, and closes it with its last stream."""
+
+    def __init__(self, reader: InboxReader, hub: Hub, *, feed_bytes: int) -> None:
+        self._reader = reader
+        self._hub = hub
+        self._feed_bytes = feed_bytes
+        self._projects: dict[str, dict[str, Listening]] = {}
+        self._decided_here: dict[str, frozenset[int]] = {}
+        self._due: dict[tuple[str, str], None] = {}
+        """Agents whose inboxes are to be read."""
+        self._wake = asyncio.Event()
+        self._failures = Failures("inboxes_unread")
+        self._task = asyncio.create_task(self._run(), name="contex-inboxes")
+
+    async def close(self) -> None:
+        """Stops reading."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def feeds(self) -> list[Feed]:
+        """All feeds that are open."""
+        return [each.feed for agents in self._projects.values() for each in agents.values()]
+
+    def is_listening(self, project: str, agent_id: str) -> bool:
+        """Whether an agent listens here."""
+        return agent_id in self._projects.get(project, ())
+
+    def decides(self, project: str, shards: frozenset[int]) -> None:
+        """Notes for which shards of a project this process decides from here on."""
+        self._decided_here[project] = shards
+        # What was decided before may not have been handed over; also that an agent is gone.
+        self._due.update(dict.fromkeys((project, a) for a in self._projects.get(project, ())))
+        self._wake.set()
+
+    def decides_no_more(self, project: str, shards: frozenset[int]) -> None:
+        """That it ends; `shards` is the same object, for another decider may have begun."""
+        if self._decided_here.get(project) is shards:
+            del self._decided_here[project]
+        self._wake.set()
+
+    @asynccontextmanager
+    async def feed(self, project: str, agent_id: str, registered_ms: int) -> AsyncIterator[Feed]:
+        """The feed of an agent, while the block lasts."""
+        listening = self._projects.get(project, {}).get(agent_id)
+        if listening is not None and listening.registered_ms < registered_ms:
+            # Its streams are those of an agent that is registered no more.
+            self._fail(project, listening, agent_not_found(project, agent_id))
+        agents = self._projects.setdefault(project, {})
+        listening = agents.get(agent_id)
+        if listening is None or listening.feed.error is not None:
+            listening = Listening(agent_id, registered_ms, Feed(BEGINNING, self._feed_bytes))
+            agents[agent_id] = listening
+        listening.users += 1
+        try:
+            # Followed, so that is heard what is decided, and told if the log is another one.
+            async with self._hub.channel(project) as channel:
+                channel.depending.add(listening.feed)
+                try:
+                    await self._open(project, listening)
+                    self._wake.set()  # From now on there is somebody to look for.
+                    yield listening.feed
+                finally:
+                    if listening.users == 1:
+                        channel.depending.discard(listening.feed)
+        finally:
+            listening.users -= 1
+            if not listening.users and agents.get(agent_id) is listening:
+                del agents[agent_id]
+                if not agents and self._projects.get(project) is agents:
+                    del self._projects[project]
+
+    async def _open(self, project: str, listening: Listening) -> None:
+        """Lets a feed begin where the inbox ends; what is decided meanwhile follows it."""
+        if listening.ready.is_set():
+            return
+        end = await self._reader.store.inbox_end(project, listening.agent_id)
+        position = inbox_id(end.position)
+        position = max(end.last, await self._reader.proven(project, position))
+        if not listening.ready.is_set():
+            listening.feed.begin(position)
+            listening.upto = max(end.last, last_place(end.position))
+            listening.ready.set()
+            for deliveries, since, upto in listening.early:
+                self._extend(project, listening, deliveries, since, upto)
+            listening.early = []
+
+    def decided(
+        self,
+        project: str,
+        agents: Container[str],
+        deliveries: Mapping[str, SequenceOf[Delivery]],
+        since: Sequence,
+        upto: Sequence,
+    ) -> None:
+        """Hands over what was decided for some agents between two places, and is written."""
+        for agent_id, listening in self._projects.get(project, {}).items():
+            if agent_id in agents:
+                self._take(project, listening, deliveries.get(agent_id, ()), since, upto)
+
+    def _take(
+        self,
+        project: str,
+        listening: Listening,
+        deliveries: SequenceOf[Delivery],
+        since: Sequence,
+        upto: Sequence,
+    ) -> None:
+        if listening.ready.is_set():
+            self._extend(project, listening, deliveries, since, upto)
+        else:
+            listening.early.append((deliveries, since, upto))
+
+    def _extend(
+        self,
+        project: str,
+        listening: Listening,
+        deliveries: SequenceOf[Delivery],
+        since: Sequence,
+        upto: Sequence,
+    ) -> None:
+        if upto <= listening.upto:
+            return
+        if listening.upto < since:
+            # Another process has decided in between.
+            self._due[project, listening.agent_id] = None
+            self._wake.set()
+            return
+        event = event_of(upto)
+        self._add(
+            listening, deliveries, upto, inbox_id(event) if upto == last_place(event) else upto
+        )
+
+    def _add(
+        self,
+        listening: Listening,
+        deliveries: SequenceOf[Delivery],
+        upto: Sequence,
+        position: Sequence,
+    ) -> None:
+        feed = listening.feed
+        new = [delivery for delivery in deliveries if delivery.sequence > listening.upto]
+        listening.upto = upto
+        feed.extend(new, max([position, feed.position, *[d.position for d in new[-1:]]]))
+
+    def gone(self, project: str, agent_id: str, registered_ms: int) -> None:
+        """Ends the streams of an agent that is registered no more; another one may have its id."""
+        listening = self._projects.get(project, {}).get(agent_id)
+        if listening is not None and listening.registered_ms <= registered_ms:
+            self._fail(project, listening, agent_not_found(project, agent_id))
+
+    def fail(self, project: str, error: ContexError) -> None:
+        """Ends the streams of a project's agents."""
+        for listening in list(self._projects.get(project, {}).values()):
+            self._fail(project, listening, error)
+
+    def _fail(self, project: str, listening: Listening, error: ContexError) -> None:
+        agents = self._projects.get(project, {})
+        if agents.get(listening.agent_id) is listening:
+            del agents[listening.agent_id]
+        listening.feed.fail(error)
+
+    def heard(self, project: str, agent_ids: SequenceOf[str]) -> None:
+        """Something was decided for some agents, or for many."""
+        decided_here = self._decided_here.get(project, frozenset())
+        agents = self._projects.get(project, {})
+        for agent_id in agent_ids or agents:
+            if agent_id in agents and shard_of(agent_id) not in decided_here:
+                self._due[project, agent_id] = None
+        if self._due:
+            self._wake.set()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        look = loop.time() + _LOOK_S
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(look if self._projects else None):
+                    await self._wake.wait()
+            self._wake.clear()
+            if loop.time() >= look:
+                look = loop.time() + _LOOK_S
+                self._due.update(dict.fromkeys(self._decided_elsewhere()))
+            due, self._due = self._due, {}
+            for project, agent_id in due:
+                listening = self._projects.get(project, {}).get(agent_id)
+                if listening is None:
+                    continue
+                if not listening.ready.is_set():
+                    self._due[project, agent_id] = None
+                    continue
+                try:
+                    with self._failures.isolated(project):
+                        await self._refresh(project, listening)
+                except ContexError:
+                    self._due[project, agent_id] = None
+            if self._due:
+                await asyncio.sleep(_RETRY_S)
+                self._wake.set()
+
+    def _decided_elsewhere(self) -> list[tuple[str, str]]:
+        return [
+            (project, agent_id)
+            for project, agents in self._projects.items()
+            for agent_id in agents
+            if shard_of(agent_id) not in self._decided_here.get(project, ())
+        ]
+
+    async def _refresh(self, project: str, listening: Listening) -> None:
+        """Reads what others have decided for an agent."""
+        agent_id, registered_ms = listening.agent_id, listening.registered_ms
+        try:
+            page = await self._reader.page(project, agent_id, registered_ms, listening.upto, _PAGE)
+        except ContexError as error:
+            if error.reason is not Reason.AGENT_NOT_FOUND:
+                raise
+            await self._end(project, listening)
+            return
+        if not page.last:
+            end = await self._reader.store.inbox_end(project, agent_id)
+            upto = max(end.last, last_place(end.position))
+            if upto > listening.upto:
+                listening.upto = upto
+                listening.feed.reset(max(end.last, inbox_id(end.position)))
+        elif page.upto > listening.upto:
+            self._add(listening, page.deliveries, page.upto, page.position)
+            if page.is_over:
+                self._due[project, agent_id] = None  # There may be more, and then it ends.
+        elif page.is_over and await self._reader.is_gone(project, agent_id, registered_ms):
+            await self._end(project, listening)
+
+    async def _end(self, project: str, listening: Listening) -> None:
+        """Ends the streams of an agent that is there no more, perhaps with its project."""
+        deleted = (await self._reader.log.bounds(project)).deleted
+        if deleted >= event_of(listening.upto):
+            self._fail(project, listening, project_not_found(project, deleted.ms))
+        else:
+            self._fail(project, listening, agent_not_found(project, listening.agent_id))

@@ -1,0 +1,229 @@
+"""What a registration brings at once: all data that match its needs by then, and of those that the
+agent held the ones that match no longer.
+
+It needs the project's data, which the matcher of this process has. That may be ahead of the
+registration: data that have changed since are judged by what they were then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+from contex_server.events.feed import Delivery
+from contex_server.inbox.entry import Decision
+from contex_server.inbox.holdings import DIGEST_BYTES, Holding
+from contex_server.inbox.judgement import at_threshold, by_filters_alone, met_by
+from contex_server.inbox.subscriber import Subscriber, encode_subscriber, watched
+from contex_server.kernel import event_codec
+from contex_server.kernel.inbox_ids import LAST_ENTRY, entry_of, inbox_id, last_place
+from contex_server.kernel.model import (
+    SERVICE_TYPES,
+    Change,
+    Entry,
+    Event,
+    Match,
+    Range,
+    Sequence,
+)
+from contex_server.log.inboxes import Standing, shard_of
+from contex_server.log.pages import pages
+from contex_server.match.pool import MatcherPool
+from contex_server.match.project_matcher import ProjectMatcher
+
+if TYPE_CHECKING:
+    from contex_server.inbox.decider import ProjectDecider
+
+_PART = 256
+"""Data that are decided in one step, for which live deciding waits."""
+
+
+class _Datum(NamedTuple):
+    """A datum as of the registration, and the needs that it comes near."""
+
+    sequence: Sequence
+    data_key: str
+    near: tuple[Match, ...]
+
+
+class Steps:
+    """Puts registrations in force."""
+
+    def __init__(self, decider: ProjectDecider, pool: MatcherPool) -> None:
+        self._decider = decider
+        self._pool = pool
+
+    async def take(self, subscribers: Iterable[Subscriber]) -> None:
+        """Puts the awaited registrations of agents in force, with what they bring."""
+        async with self._pool.matcher(self._decider.project) as matcher:
+            for subscriber in subscribers:
+                await self._take(matcher, subscriber)
+
+    async def _take(self, matcher: ProjectMatcher, subscriber: Subscriber) -> None:
+        decider, awaited = self._decider, subscriber.awaited
+        assert awaited is not None
+        agent, place = awaited.agent, awaited.event
+        agent_id, shard = agent.agent_id, shard_of(agent.agent_id)
+        is_new = subscriber.event == place
+        near, version = await self._near(matcher, subscriber)
+        held = set() if is_new else await self._held(shard, subscriber.number)
+        gone = [name for name in held if name not in near]
+        data = [*near.values(), *await self._as_of(place, gone)]
+        data.sort()
+        begun = await decider.store.inbox(
+            decider.project,
+            agent_id,
+            Range(inbox_id(place).prev(), last_place(place)),
+            LAST_ENTRY,
+        )
+        done = {d.event for d in await decider.decisions(subscriber, begun)}
+        since = begun[-1].id if begun else last_place(place.prev())
+        number = entry_of(since) if begun else 0
+        data = [datum for datum in data if datum.sequence not in done]
+        if not is_new and not begun:
+            data.insert(0, _Datum(place, "", ()))
+        parts = [data[start : start + _PART] for start in range(0, len(data), _PART)] or [[]]
+        for part in parts:
+            entries = await decider.engine.log.get(decider.project, [d.sequence for d in part])
+            async with decider.deciding():
+                draft = decider.draft()
+                await decider.read_holders(draft, [d.data_key for d in part if d.data_key], [shard])
+                for datum, entry in zip(part, entries, strict=True):
+                    if entry is None:
+                        continue
+                    event = event_codec.decode(entry)
+                    if datum.sequence == place:
+                        decision = Decision(Change.REGISTERED, place, 0, "", ())
+                        await decider.decided(draft, agent_id, place, 0, decision, _told(entry))
+                        continue
+                    holders = draft.holders[shard].setdefault(datum.data_key, {})
+                    before = holders.get(subscriber.number)
+                    change = _change(datum, event, subscriber, before)
+                    if change is None:
+                        if before is not None and before.held and datum.near:
+                            exact = by_filters_alone(met_by(datum.near, agent))
+                            holders[subscriber.number] = before._replace(exact=exact)
+                            draft.changed.add((shard, datum.data_key))
+                        continue
+                    number += 1
+                    matches = met_by(datum.near, agent) if change is Change.MATCHED else ()
+                    matches = at_threshold(matches, agent)
+                    decision = Decision(
+                        change,
+                        event.sequence,
+                        event.revision,
+                        event.data_key,
+                        matches,
+                        version,
+                    )
+                    holders[subscriber.number] = Holding(
+                        event.revision if before is None else before.first,
+                        event.revision,
+                        event.text_digest[:DIGEST_BYTES],
+                        change is Change.MATCHED,
+                        by_filters_alone(matches),
+                    )
+                    draft.changed.add((shard, datum.data_key))
+                    await decider.decided(draft, agent_id, place, number, decision, _told(entry))
+                after = subscriber
+                if part is parts[-1]:
+                    after = subscriber.in_force()
+                    draft.agents[agent_id] = Standing(encode_subscriber(after), place)
+                await decider.write(draft)
+                upto = inbox_id(place, number) if after is subscriber else last_place(place)
+                decider.hand_over({agent_id}, draft, since, upto)
+                since = upto
+                if after is not subscriber:
+                    decider.replace(after)
+            await asyncio.sleep(0)
+
+    async def _near(
+        self, matcher: ProjectMatcher, subscriber: Subscriber
+    ) -> tuple[dict[str, _Datum], int]:
+        """The data that come near to the needs, as of the registration, and what they are judged
+        by."""
+        decider, awaited = self._decider, subscriber.awaited
+        assert awaited is not None
+        engine, agent, place = decider.engine, watched(awaited.agent), awaited.event
+        async with matcher.index_at(place) as (index, position):
+            needs = [replace(need, max_matches=len(index.latest) or 1) for need in agent.needs]
+            latest = index.latest
+            found = await engine.find(
+                index, needs, lambda key: latest[key] <= place, registered=True
+            )
+            changed = await self._changed(place, position) if position > place else []
+            matched: list[tuple[Match, ...]] = []
+            if changed:
+                encodings = await engine.encode_needs(index, agent.needs)
+                texts = await engine.encode_events(index, changed)
+                matched = await engine.work(index.match_alone, agent, encodings, changed, texts)
+            of_index = chain(*matched, *[datum.matches for datum in found.worded])
+            version = await decider.version(index, of_index, position)
+        near = {
+            datum.data_key: _Datum(datum.sequence, datum.data_key, datum.matches)
+            for datum in await engine.matched(decider.project, found)
+        }
+        for event, matches in zip(changed, matched, strict=True):
+            if matches:
+                near[event.data_key] = _Datum(event.sequence, event.data_key, matches)
+        return near, version
+
+    async def _changed(self, after: Sequence, until: Sequence) -> list[Event]:
+        """Of the data that have changed since, what they were before."""
+        log, project = self._decider.engine.log, self._decider.project
+        before: dict[str, Sequence | None] = {}
+        source = pages(log, project, Range(after, until), max_events=_PART)
+        async with aclosing(source):
+            async for page in source:
+                for entry in page.entries:
+                    event = event_codec.decode(entry)
+                    if event.data_key and event.event_type not in SERVICE_TYPES:
+                        before.setdefault(event.data_key, event.previous_sequence)
+        places = [place for place in before.values() if place is not None]
+        events = [event_codec.decode(e) for e in await log.get(project, places) if e is not None]
+        return [event for event in events if not event.deletes]
+
+    async def _held(self, shard: int, number: int) -> set[str]:
+        """The data that an agent holds."""
+        held: set[str] = set()
+        async for name, holders in self._decider.all_holders(shard):
+            holding = holders.get(number)
+            if holding is not None and holding.held:
+                held.add(name)
+        return held
+
+    async def _as_of(self, place: Sequence, names: list[str]) -> list[_Datum]:
+        """The latest events of data as of a moment; of those that are still there."""
+        decider, data = self._decider, []
+        latest = await decider.engine.state.latest(decider.project, names)
+        for name, state in latest.items():
+            sequence: Sequence | None = state.sequence
+            while sequence is not None and sequence > place:
+                (entry,) = await decider.engine.log.get(decider.project, [sequence])
+                sequence = None if entry is None else event_codec.decode(entry).previous_sequence
+            if sequence is not None:
+                data.append(_Datum(sequence, name, ()))
+        return data
+
+
+def _change(
+    datum: _Datum, event: Event, subscriber: Subscriber, before: Holding | None
+) -> Change | None:
+    """What a registration tells its agent of a datum."""
+    awaited = subscriber.awaited
+    assert awaited is not None
+    holds = before is not None and before.held
+    if holds and not datum.near:
+        left = Change.LEFT
+        return None if event.deletes or left in awaited.agent.muted else left
+    if holds or event.deletes or event.erased is not None:
+        return None
+    return Change.MATCHED if met_by(datum.near, awaited.agent) else None
+
+
+def _told(entry: Entry) -> Delivery:
+    return Delivery(entry.sequence, entry)

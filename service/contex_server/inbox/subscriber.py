@@ -1,0 +1,138 @@
+"""An agent as deciders see it: the registration that is in force where it stands in the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from contex_server.kernel.model import BEGINNING, Agent, Sequence
+from contex_server.match.agent_codec import AgentDamaged, decode_agent, encode_agent
+
+_TEXTS = 256
+"""Needs of an agent whose words are kept, the current ones included."""
+_STEPS = 1_000
+"""Registrations that are remembered to have brought something."""
+MARGIN = 0.05
+"""How far below its threshold a need has to fall to be no longer met, at most a third of it: a
+datum that is near the threshold doesn't come and go with each revision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A registration that holds from where the agent stands, once what it brings is known."""
+
+    event: Sequence
+    agent: Agent
+
+
+@dataclass(slots=True)
+class Subscriber:
+    """An agent for which is decided.
+
+    Attributes:
+        agent: The registration in force.
+        number: Names it among the holders of data; another registration of its id has another.
+        event: The event of the registration in force.
+        begin: Where its inbox begins: what an earlier agent of its id was sent is not its own.
+        awaited: A registration that is not in force yet.
+        texts: The words of its needs, present and former, by id; filters are written out.
+        steps: The events of the registrations that brought something.
+        position: Where it stands by itself; None: where its shard stands.
+        adopted: Where the log ended when deciding began for an agent of an earlier version.
+    """
+
+    agent: Agent
+    number: int
+    event: Sequence
+    begin: Sequence
+    awaited: Awaited | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+    steps: list[Sequence] = field(default_factory=list)
+    position: Sequence | None = None
+    adopted: Sequence = BEGINNING
+
+    def __post_init__(self) -> None:
+        self.texts |= {need.id: need.text for need in self.agent.needs}
+        if self.awaited is not None:
+            self.texts |= {need.id: need.text for need in self.awaited.agent.needs}
+
+    @property
+    def watched(self) -> Agent:
+        """The agent with the thresholds below which its needs are no longer met."""
+        return watched(self.agent)
+
+    def in_force(self) -> Subscriber:
+        """The same once the awaited registration holds."""
+        awaited = self.awaited
+        assert awaited is not None
+        kept = dict(list(self.texts.items())[-_TEXTS:])
+        return replace(
+            self,
+            agent=awaited.agent,
+            event=awaited.event,
+            awaited=None,
+            texts=kept,
+            steps=[*self.steps[1 - _STEPS :], awaited.event],
+            position=awaited.event,
+        )
+
+
+def watched(agent: Agent) -> Agent:
+    """An agent with the thresholds below which its needs are no longer met; filters have none."""
+    needs = [
+        replace(need, threshold=lowest(need.threshold)) if need.filter is None else need
+        for need in agent.needs
+    ]
+    return replace(agent, needs=tuple(needs))
+
+
+def lowest(threshold: float) -> float:
+    """The score below which a need that was met is no longer."""
+    return threshold - min(MARGIN, threshold / 3)
+
+
+def encode_subscriber(subscriber: Subscriber) -> bytes:
+    """A subscriber as it is stored; its position is kept apart."""
+    awaited = subscriber.awaited
+    return orjson.dumps(
+        {
+            "agent": orjson.Fragment(encode_agent(subscriber.agent)),
+            "number": subscriber.number,
+            "event": str(subscriber.event),
+            "begin": str(subscriber.begin),
+            "awaited": None
+            if awaited is None
+            else [str(awaited.event), orjson.Fragment(encode_agent(awaited.agent))],
+            "texts": subscriber.texts,
+            "steps": [str(step) for step in subscriber.steps],
+            "adopted": str(subscriber.adopted),
+        }
+    )
+
+
+def decode_subscriber(record: bytes, position: Sequence | None) -> Subscriber:
+    """Reads what `encode_subscriber` wrote.
+
+    Raises:
+        AgentDamaged: It is nothing that it wrote.
+    """
+    try:
+        fields: dict[str, Any] = orjson.loads(record)
+        awaited = fields["awaited"]
+        return Subscriber(
+            decode_agent(orjson.dumps(fields["agent"])),
+            int(fields["number"]),
+            Sequence.parse(fields["event"]),
+            Sequence.parse(fields["begin"]),
+            None
+            if awaited is None
+            else Awaited(Sequence.parse(awaited[0]), decode_agent(orjson.dumps(awaited[1]))),
+            dict(fields["texts"]),
+            [Sequence.parse(step) for step in fields["steps"]],
+            position,
+            Sequence.parse(fields["adopted"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AgentDamaged(f"no subscriber: {type(error).__name__}") from error

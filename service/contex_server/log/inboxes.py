@@ -1,0 +1,150 @@
+"""What deciders and inboxes need of the store: who decides, and what was decided."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+from contex_server.kernel.model import Range, Sequence
+
+SHARDS = 4
+"""As many servers can decide for the agents of one project."""
+
+
+@lru_cache(maxsize=65_536)
+def shard_of(agent_id: str) -> int:
+    """The shard of an agent: CRC-32, modulo `SHARDS`."""
+    return binascii.crc32(agent_id.encode()) % SHARDS
+
+
+class Shard(NamedTuple):
+    """A shard that this process decides for.
+
+    Attributes:
+        epoch: What is written under an earlier one is refused.
+        position: Up to here, everything is decided.
+    """
+
+    epoch: int
+    position: Sequence
+
+
+class InboxEntry(NamedTuple):
+    """An entry of an inbox: its id, and what was decided, opaque to the log."""
+
+    id: Sequence
+    body: bytes
+
+
+class InboxEnd(NamedTuple):
+    """Where an inbox ends.
+
+    Attributes:
+        last: The id of its last entry, also of one that is there no more.
+        position: Up to which event it is decided.
+    """
+
+    last: Sequence
+    position: Sequence
+
+
+class Standing(NamedTuple):
+    """What decides for an agent from here on.
+
+    Attributes:
+        record: Opaque to the log; b"" if the agent is gone, None: as it is.
+        position: Its own, behind that of its shard; None: that of its shard.
+    """
+
+    record: bytes | None
+    position: Sequence | None = None
+
+
+@dataclass(slots=True)
+class ShardDecisions:
+    """What was decided in one shard.
+
+    Attributes:
+        epoch: The shard's.
+        position: Where it is now; None: where it was.
+        holders: By data key, what is known of who was sent it; b"": nobody.
+        agents: What decides for agents from here on.
+        entries: What the inboxes of agents get.
+        counts: How many deliveries meet each need, by the need's name in the activity.
+    """
+
+    epoch: int
+    position: Sequence | None = None
+    holders: dict[str, bytes] = field(default_factory=dict)
+    agents: dict[str, Standing] = field(default_factory=dict)
+    entries: dict[str, list[InboxEntry]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class InboxStore(Protocol):
+    """Shards, decisions and inboxes. See `EventLog` for errors."""
+
+    async def with_agents(self, *, everywhere: bool = False) -> list[str]:
+        """The projects that have agents.
+
+        With `everywhere`, also those that have not been looked at since a version that did not
+        list them.
+        """
+
+    async def count_agents(self, project: str) -> int:
+        """How many agents are registered."""
+
+    async def take(self, project: str, owner: str, shards: Iterable[int]) -> dict[int, Shard]:
+        """Lets a process decide for shards; nobody else can from here on.
+
+        Empty if the project has no agents.
+        """
+
+    async def standings(self, project: str) -> dict[str, tuple[bytes, Sequence | None]]:
+        """What decides for each agent, and its own position if it has one."""
+
+    async def standing(self, project: str, agent_id: str) -> tuple[bytes, Sequence | None]:
+        """The same of one agent; b"" if nothing does."""
+
+    async def holders(self, project: str, shard: int, data_keys: Iterable[str]) -> dict[str, bytes]:
+        """What is known of who was sent some data."""
+
+    def all_holders(self, project: str, shard: int) -> AsyncIterator[dict[str, bytes]]:
+        """The same of all data, in chunks."""
+
+    async def decide(
+        self, project: str, owner: str, decisions: Mapping[int, ShardDecisions]
+    ) -> bool:
+        """Notes decisions, in one step for each inbox, and then in one step what commits them.
+
+        Returns False, perhaps with some inboxes filled, if a shard has another owner by now.
+        """
+
+    async def numbers(self, project: str, count: int) -> int:
+        """The first of some numbers that were not given out before."""
+
+    async def versions(self, project: str) -> dict[int, bytes]:
+        """The models and backgrounds that decisions name."""
+
+    async def add_version(self, project: str, version: bytes) -> int:
+        """The number of a version, which is added if there is none yet."""
+
+    async def inbox(self, project: str, agent_id: str, span: Range, count: int) -> list[InboxEntry]:
+        """The first `count` entries of a range of an inbox, in its direction."""
+
+    async def inboxes(
+        self, project: str, spans: Mapping[str, Range], count: int
+    ) -> dict[str, list[InboxEntry]]:
+        """The same of several agents, in one turn."""
+
+    async def inbox_end(self, project: str, agent_id: str) -> InboxEnd:
+        """Where an inbox ends."""
+
+    async def place(self, project: str, agent_id: str) -> Sequence | None:
+        """Where an agent stands inside of what an event brought, if it is inside."""
+
+    async def join(self, member: str, ttl_ms: int) -> list[str]:
+        """Says that a process decides, for a while; returns all that do. With 0 it leaves."""

@@ -1,0 +1,222 @@
+-- Who decides what agents get, and what was decided.
+--
+-- The agents of a project are spread over SHARDS shards by a hash of their ids. One server process
+-- decides for a shard at a time. Keys:
+--   deciding        hash: "s<shard>" -> "<epoch> <position> <owner>": everything up to the position
+--                   is decided for the shard's agents. An epoch grows with each change of owner, and
+--                   what a former owner still writes is refused. "a<agent>" -> the position of an
+--                   agent that has not caught up with its shard. "numbers" -> how many are given out
+--   decided         hash: agent -> what decides for it at its position; '' if nothing does yet
+--   inbox:<agent>   stream: what was decided to be sent to it; see `inbox_id`
+--   holders:<shard> hash: data key -> which agents were sent it; opaque here
+--   decisions       hash: number -> a model with its background; opaque here
+local SHARDS = 4
+-- Agents that are told of by name.
+local TOLD = 500
+
+-- The projects of a bucket that have agents: a set.
+local function with_agents_key(own)
+  local bucket, name = string.match(own, '^(ctx:{%d+}):p:(.*):$')
+  return bucket .. ':with-agents', name
+end
+
+-- Lets deciding begin before the next event of a project, unless it has begun.
+local function begin_deciding(own, tail)
+  if redis.call('HEXISTS', own .. 'deciding', 's0') == 0 then
+    for shard = 0, SHARDS - 1 do
+      redis.call('HSET', own .. 'deciding', 's' .. shard, '0 ' .. tail .. ' -')
+    end
+  end
+  local with_agents, name = with_agents_key(own)
+  redis.call('SADD', with_agents, name)
+end
+
+-- What a registration means for deciding; `tail` is the sequence before its event.
+local function registering(own, id, tail)
+  begin_deciding(own, tail)
+  redis.call('HSETNX', own .. 'decided', id, '')
+  redis.call('PERSIST', own .. 'inbox:' .. id)
+end
+
+-- Lets a process decide for some shards of a project from here on.
+--
+-- KEYS  deciding, events, agents
+-- ARGV  owner, then the shards
+-- Returns for each shard its epoch and position, or nil if there is nobody to decide for.
+local function take_shards(keys, args)
+  local own = string.sub(keys[1], 1, -9)
+  if redis.call('HLEN', keys[3]) == 0 and redis.call('HLEN', own .. 'decided') == 0 then
+    local with_agents, name = with_agents_key(own)
+    redis.call('SREM', with_agents, name)
+    return nil
+  end
+  begin_deciding(own, tail_of(keys[2]))
+  local taken = {}
+  for i = 2, #args do
+    local field = 's' .. args[i]
+    local epoch, position = string.match(redis.call('HGET', keys[1], field), '^(%d+) (%S+)')
+    -- Also if it was this owner's: what that has still under way must not come in between.
+    epoch = whole(tonumber(epoch) + 1)
+    redis.call('HSET', keys[1], field, epoch .. ' ' .. position .. ' ' .. args[1])
+    taken[#taken + 1] = epoch
+    taken[#taken + 1] = position
+  end
+  return taken
+end
+
+-- Nothing decides for an agent that is registered no more. If another one has its id by now, that
+-- is still to be begun with, after the position where the first one left, or the shard's.
+local function leaves(keys, id)
+  local agents = string.sub(keys[1], 1, -9) .. 'agents'
+  if redis.call('HEXISTS', agents, id) == 1 then
+    redis.call('HSET', keys[2], id, '')
+    return true
+  end
+  redis.call('HDEL', keys[2], id)
+  return false
+end
+
+-- Before what decides for an agent is noted: one that begins with the past of an earlier agent of its
+-- id has none of what that was sent, and nothing could be added before it.
+local function begins(keys, id, own)
+  if own == '' or (redis.call('HGET', keys[2], id) or '') ~= '' then return end
+  local inbox = string.sub(keys[1], 1, -9) .. 'inbox:' .. id
+  local ms = tonumber(string.match(own, '^%d+'))
+  local last, n = string.match(tail_of(inbox), '^(%d+)-(%d+)$')
+  local own_n = tonumber(string.match(own, '%d+$'))
+  if tonumber(last) > ms or tonumber(last) == ms and tonumber(n) >= (own_n + 1) * 1048576 then
+    redis.call('DEL', inbox)
+  end
+end
+
+-- Notes decisions: fills inboxes, and with what goes with them commits them. Filling is repeated
+-- without harm, for entries come with their ids; so what is decided for an event may come in several
+-- calls, of which the last commits.
+--
+-- KEYS  deciding, decided, holders of each shard named, then the inboxes
+-- ARGV  number of shards, then for each: shard, epoch, position (or ""), owner, number of data, and
+--       for each: data key, holders ("" = none); number of agents, then for each: agent, what decides
+--       for it ("-" = what does, "" = gone), its own position ("" = its shard's); number of needs,
+--       then for each: its name in the activity, how many deliveries;
+--       then for each inbox: agent, number of entries, and for each: id, entry
+-- Returns 1, or 0 if a shard has another owner by now, in which case nothing was done.
+local function decide(keys, args)
+  local shards, at = tonumber(args[1]), 2
+  local plan = {}
+  for s = 1, shards do
+    local name, epoch = args[at], args[at + 1]
+    local held = redis.call('HGET', keys[1], 's' .. name)
+    if not held or string.match(held, '^%d+') ~= epoch then return 0 end
+    local data = tonumber(args[at + 4])
+    plan[s] = { name = name, epoch = epoch, position = args[at + 2], owner = args[at + 3],
+                first = at + 5, data = data }
+    at = at + 5 + 2 * data
+  end
+  local agents, first_agent = tonumber(args[at]), at + 1
+  at = at + 1 + 3 * agents
+  local counts = {}
+  for i = at + 1, at + 2 * tonumber(args[at]), 2 do
+    counts[args[i]] = (counts[args[i]] or 0) + tonumber(args[i + 1])
+  end
+  at = at + 1 + 2 * tonumber(args[at])
+  local told, key = {}, 2 + shards
+  while at <= #args do
+    local id, count = args[at], tonumber(args[at + 1])
+    key = key + 1
+    at = at + 2
+    for _ = 1, count do
+      local added = redis.pcall('XADD', keys[key], args[at], 'd', args[at + 1])
+      if type(added) == 'table' and added.err and not string.find(added.err, 'equal or smaller', 1, true) then
+        return redis.error_reply(added.err)
+      end
+      at = at + 2
+    end
+    told[#told + 1] = id
+  end
+  for s, each in ipairs(plan) do
+    local changed, gone = {}, {}
+    for i = each.first, each.first + 2 * each.data - 1, 2 do
+      if args[i + 1] == '' then
+        gone[#gone + 1] = args[i]
+      else
+        changed[#changed + 1] = args[i]
+        changed[#changed + 1] = args[i + 1]
+      end
+    end
+    if #changed > 0 then chunked('HSET', keys[2 + s], changed) end
+    if #gone > 0 then chunked('HDEL', keys[2 + s], gone) end
+    if each.position ~= '' then
+      redis.call('HSET', keys[1], 's' .. each.name, each.epoch .. ' ' .. each.position .. ' ' .. each.owner)
+    end
+  end
+  for i = first_agent, first_agent + 3 * agents - 1, 3 do
+    local id, decides, own = args[i], args[i + 1], args[i + 2]
+    if decides == '' then
+      if not leaves(keys, id) then own = '' end
+    elseif decides ~= '-' then
+      begins(keys, id, own)
+      redis.call('HSET', keys[2], id, decides)
+    end
+    if own == '' then
+      redis.call('HDEL', keys[1], 'a' .. id)
+    else
+      redis.call('HSET', keys[1], 'a' .. id, own)
+    end
+    told[#told + 1] = id
+  end
+  if next(counts) then
+    local own = string.sub(keys[1], 1, -9)
+    count_minute(own .. 'activity', own .. 'activity-open', now_ms(), counts)
+  end
+  -- Who decides follows the project; other processes that do may have agents that listen.
+  local bucket, name = string.match(keys[1], '^(ctx:{%d+}):p:(.*):deciding$')
+  local channel = bucket .. ':appended'
+  local listening = redis.pcall('PUBSUB', 'SHARDNUMSUB', channel)
+  if #told > 0 and (listening[2] or 0) > 1 then
+    if #told > TOLD then told = {} end
+    redis.pcall('SPUBLISH', channel, table.concat({ '!' .. name, unpack(told) }, ' '))
+  end
+  return 1
+end
+
+-- Tells where an agent's inbox ends, and how far it is decided.
+--
+-- KEYS  deciding, inbox
+-- ARGV  agent id, shard
+-- Returns the id of the inbox's last entry ever, the shard's position, the agent's own or ''.
+local function inbox_end(keys, args)
+  local held = redis.call('HGET', keys[1], 's' .. args[2])
+  local position = held and string.match(held, '^%d+ (%S+)') or '0-0'
+  return { tail_of(keys[2]), position, redis.call('HGET', keys[1], 'a' .. args[1]) or '' }
+end
+
+-- Numbers that were not given out before.
+--
+-- KEYS  deciding
+-- ARGV  how many
+-- Returns the first.
+local function numbers(keys, args)
+  return redis.call('HINCRBY', keys[1], 'numbers', args[1]) - tonumber(args[1]) + 1
+end
+
+-- Says that a process is there for a while, or with a time of 0 that it leaves.
+--
+-- KEYS  members
+-- ARGV  member, for how many milliseconds
+-- Returns all that are there.
+local function join(keys, args)
+  local ms = now_ms()
+  if tonumber(args[2]) > 0 then
+    redis.call('ZADD', keys[1], whole(ms + tonumber(args[2])), args[1])
+  else
+    redis.call('ZREM', keys[1], args[1])
+  end
+  redis.call('ZREMRANGEBYSCORE', keys[1], '-inf', whole(ms))
+  return redis.call('ZRANGE', keys[1], 0, -1)
+end
+
+redis.register_function('contex1_take_shards', take_shards)
+redis.register_function('contex1_decide', decide)
+redis.register_function{ function_name = 'contex1_inbox_end', callback = inbox_end, flags = { 'no-writes' } }
+redis.register_function('contex1_numbers', numbers)
+redis.register_function('contex1_join', join)

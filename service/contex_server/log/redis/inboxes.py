@@ -1,0 +1,206 @@
+"""Deciders and inboxes, on Redis or Valkey; functions/inboxes.lua lists the keys."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from contex_server.kernel.model import Range, Sequence
+from contex_server.log.inboxes import (
+    InboxEnd,
+    InboxEntry,
+    InboxStore,
+    Shard,
+    ShardDecisions,
+    shard_of,
+)
+from contex_server.log.redis.client import Facet, pairs, range_command
+from contex_server.log.redis.key_names import key, parse_sequence, projects_key
+
+_BUCKETS = 64
+_ENTRIES = 2_000
+"""Entries of inboxes that are filled in one call: some 4 ms of the store's time."""
+_SCANNED = 500
+_MEMBERS = "ctx:{0}:deciders"
+
+
+class RedisInboxes(Facet, InboxStore):
+    async def with_agents(self, *, everywhere: bool = False) -> list[str]:
+        found: list[str] = []
+        for buckets in self._client.buckets(_BUCKETS):
+            listed = projects_key if everywhere else _with_agents_key
+            commands = [("SMEMBERS", listed(bucket)) for bucket in buckets]
+            replies = await self._client.run_in(buckets[0], *commands)
+            names = [name.decode() for members in replies for name in members]
+            if everywhere and names:
+                asked = [("EXISTS", key(name, "agents")) for name in names]
+                there = []
+                for start in range(0, len(asked), _ENTRIES):
+                    there += await self._client.run_in(buckets[0], *asked[start : start + _ENTRIES])
+                names = [name for name, one in zip(names, there, strict=True) if one]
+            found += names
+        return found
+
+    async def count_agents(self, project: str) -> int:
+        return int(await self._client.command(project, "HLEN", "agents"))
+
+    async def take(self, project: str, owner: str, shards: Iterable[int]) -> dict[int, Shard]:
+        wanted = list(shards)
+        kinds = ("deciding", "events", "agents")
+        reply = await self._client.call(project, "contex1_take_shards", kinds, owner, *wanted)
+        if reply is None:
+            return {}
+        taken = [Shard(int(e), parse_sequence(p)) for e, p in zip(*[iter(reply)] * 2, strict=True)]
+        return dict(zip(wanted, taken, strict=True))
+
+    async def standings(self, project: str) -> dict[str, tuple[bytes, Sequence | None]]:
+        decided, deciding = await self._client.commands(
+            project, ("HGETALL", "decided"), ("HGETALL", "deciding")
+        )
+        own = {
+            name[1:]: parse_sequence(position)
+            for name, position in pairs(deciding).items()
+            if name[:1] == b"a"
+        }
+        return {
+            agent_id.decode(): (record, own.get(agent_id))
+            for agent_id, record in pairs(decided).items()
+        }
+
+    async def standing(self, project: str, agent_id: str) -> tuple[bytes, Sequence | None]:
+        record, own = await self._client.commands(
+            project, ("HGET", "decided", agent_id), ("HGET", "deciding", f"a{agent_id}")
+        )
+        return record or b"", None if own is None else parse_sequence(own)
+
+    async def holders(self, project: str, shard: int, data_keys: Iterable[str]) -> dict[str, bytes]:
+        keys = list(data_keys)
+        if not keys:
+            return {}
+        held = await self._client.command(project, "HMGET", f"holders:{shard}", *keys)
+        return {name: value for name, value in zip(keys, held, strict=True) if value is not None}
+
+    async def all_holders(self, project: str, shard: int) -> AsyncIterator[dict[str, bytes]]:
+        async for chunk in self._client.scan(project, f"holders:{shard}", _SCANNED):
+            yield {name.decode(): value for name, value in chunk}
+
+    async def decide(
+        self, project: str, owner: str, decisions: Mapping[int, ShardDecisions]
+    ) -> bool:
+        *first, last = [*_filling(decisions)] or [{}]
+        for entries in first:
+            if not await self._decide(project, owner, decisions, entries, commit=False):
+                return False
+        return await self._decide(project, owner, decisions, last, commit=True)
+
+    async def _decide(
+        self,
+        project: str,
+        owner: str,
+        decisions: Mapping[int, ShardDecisions],
+        entries: Mapping[str, list[InboxEntry]],
+        *,
+        commit: bool,
+    ) -> bool:
+        kinds = [
+            *("deciding", "decided"),
+            *(f"holders:{shard}" for shard in decisions),
+            *(f"inbox:{agent_id}" for agent_id in entries),
+        ]
+        arguments: list[Any] = [len(decisions)]
+        agents: list[Any] = []
+        for shard, decided in decisions.items():
+            position = decided.position if commit else None
+            holders = decided.holders if commit else {}
+            arguments += (shard, decided.epoch, "" if position is None else str(position), owner)
+            arguments.append(len(holders))
+            for pair in holders.items():
+                arguments += pair
+            if commit:
+                for agent_id, (record, position) in decided.agents.items():
+                    own = "" if position is None else str(position)
+                    agents += (agent_id, b"-" if record is None else record, own)
+        counts = [
+            argument
+            for decided in decisions.values()
+            for name, count in (decided.counts if commit else {}).items()
+            for argument in (f"n{name}", count)
+        ]
+        arguments += (len(agents) // 3, *agents, len(counts) // 2, *counts)
+        for agent_id, several in entries.items():
+            arguments += (agent_id, len(several))
+            for (ms, n), body in several:
+                arguments += (f"{ms}-{n}", body)
+        return await self._client.attempt(project, "contex1_decide", kinds, *arguments)
+
+    async def numbers(self, project: str, count: int) -> int:
+        return int(await self._client.call(project, "contex1_numbers", ("deciding",), count))
+
+    async def versions(self, project: str) -> dict[int, bytes]:
+        stored = pairs(await self._client.command(project, "HGETALL", "decisions"))
+        return {int(number): version for number, version in stored.items()}
+
+    async def add_version(self, project: str, version: bytes) -> int:
+        while True:
+            known = await self.versions(project)
+            for number, one in known.items():
+                if one == version:
+                    return number
+            number = max(known, default=0) + 1
+            await self._client.command(project, "HSETNX", "decisions", number, version)
+
+    async def inbox(self, project: str, agent_id: str, span: Range, count: int) -> list[InboxEntry]:
+        rows = await self._client.read(project, f"inbox:{agent_id}", span, count)
+        return _entries(rows)
+
+    async def inboxes(
+        self, project: str, spans: Mapping[str, Range], count: int
+    ) -> dict[str, list[InboxEntry]]:
+        commands = [range_command(f"inbox:{agent}", span, count) for agent, span in spans.items()]
+        replies = await self._client.commands(project, *commands)
+        return {agent: _entries(rows) for agent, rows in zip(spans, replies, strict=True)}
+
+    async def inbox_end(self, project: str, agent_id: str) -> InboxEnd:
+        last, position, own = await self._client.call_read_only(
+            project,
+            "contex1_inbox_end",
+            ("deciding", f"inbox:{agent_id}"),
+            agent_id,
+            shard_of(agent_id),
+        )
+        return InboxEnd(parse_sequence(last), parse_sequence(own or position))
+
+    async def place(self, project: str, agent_id: str) -> Sequence | None:
+        stored = await self._client.command(project, "HGET", "places", agent_id)
+        return None if stored is None else parse_sequence(stored)
+
+    async def join(self, member: str, ttl_ms: int) -> list[str]:
+        call = ("FCALL", "contex1_join", 1, _MEMBERS, member, ttl_ms)
+        (members,) = await self._client.run_in(0, call)
+        return [name.decode() for name in members]
+
+
+def _with_agents_key(bucket: int) -> str:
+    return f"ctx:{{{bucket}}}:with-agents"
+
+
+def _entries(rows: Any) -> list[InboxEntry]:
+    return [InboxEntry(parse_sequence(place), fields[1]) for place, fields in rows or ()]
+
+
+def _filling(decisions: Mapping[int, ShardDecisions]) -> Iterator[dict[str, list[InboxEntry]]]:
+    """The entries of all inboxes, as many as one call takes at a time."""
+    part: dict[str, list[InboxEntry]] = {}
+    size = 0
+    for decided in decisions.values():
+        for agent_id, entries in decided.entries.items():
+            left = iter(entries)
+            while some := list(islice(left, _ENTRIES - size)):
+                part.setdefault(agent_id, []).extend(some)
+                size += len(some)
+                if size == _ENTRIES:
+                    yield part
+                    part, size = {}, 0
+    if part:
+        yield part

@@ -1,0 +1,487 @@
+"""Random histories of a project with agents, each listening in its own way; see inbox_model.py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from contex.v1 import agent_service_pb2, event_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from tests.inbox_model import (
+    NEEDS_CHANGED,
+    Inbox,
+    Score,
+    Spec,
+    Told,
+    fold,
+    inboxes,
+    near,
+    text_of,
+    told,
+)
+from tests.integration.support import (
+    DEADLINE_S,
+    AcknowledgeRequest,
+    Api,
+    P,
+    RegisterAgentRequest,
+    Stream,
+    UnregisterAgentRequest,
+    UpdateAgentRequest,
+    event,
+    eventually,
+    order,
+)
+
+Need = agent_service_pb2.Need
+MinDelta = agent_service_pb2.MinDelta
+
+KEYS = ("k1", "k2", "k3", "k4", "k5")
+KINDS = ("UPDATED", "LEFT", "DELETED", "EXPIRED")
+SCORES = "scores"
+"""A project of its own."""
+
+Got = tuple[Told, tuple[float, ...] | None]
+"""A delivery, with its scores."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What is published, and needed with which thresholds."""
+
+    texts: tuple[str, ...]
+    needs: tuple[str, ...]
+    thresholds: tuple[float, ...]
+
+
+async def scores(api: Api, words: Vocabulary) -> Score:
+    """What each text scores with each need: the same everywhere, as there is no background."""
+    texts = {f"k{n}": text for n, text in enumerate(words.texts)}
+    await api.publish(
+        *(event(k, json.dumps({"t": text, "n": 0, "m": 0}).encode()) for k, text in texts.items()),
+        project=SCORES,
+    )
+    found: dict[tuple[str, str], float] = {}
+    for number, need in enumerate(words.needs):
+        answer = await api.register(
+            f"a{number}", need, project=SCORES, threshold=1e-6, max_matches=100
+        )
+        for datum in answer.data:
+            found[need, texts[datum.event.data_key]] = datum.matches[0].score
+    lowest = [t - min(0.05, t / 3) for t in words.thresholds]
+    levels = (*words.thresholds, *lowest)
+    assert [p for p, s in found.items() if any(abs(s - t) < 2e-3 for t in levels)] == []
+    return lambda need, text: found.get((need, text), 0.0)
+
+
+def kinds(names: frozenset[str]) -> list[event_pb2.MatchKind]:
+    return [event_pb2.MatchKind.Value(f"MATCH_KIND_{name}") for name in sorted(names)]
+
+
+def got(message: Any) -> list[Got]:
+    """What a message delivers."""
+    if message.HasField("needs_changed"):
+        return [(Told(NEEDS_CHANGED), ())]
+    return [
+        (told(item), tuple(round(m.score, 4) for m in item.matches))
+        for item in message.events.events
+    ]
+
+
+def all_got(stream: Stream) -> list[Got]:
+    return [each for message in stream.messages for each in got(message)]
+
+
+class Reader:
+    """Listens to one registration as an agent does that is like this.
+
+    Attributes:
+        role: "online", "cursor" (reconnects with its last cursor) or "acknowledging" (reconnects
+            without one).
+        sessions: What each stream brought; and for acknowledging ones, which messages had been
+            acknowledged before: (session, entries of it) or a sequence.
+    """
+
+    def __init__(self, world: World, agent_id: str, role: str, cursor: str) -> None:
+        self.world, self.agent_id, self.role = world, agent_id, role
+        self.cursor = "" if role == "acknowledging" else cursor
+        self.sessions: list[list[Got]] = []
+        self.acknowledged: list[tuple[int, list[tuple[int, str]]]] = []
+        self.gone = False
+        self.is_over = False
+        self.leaving = False
+        self.randomly = random.Random(world.randomly.random())
+        self.task = asyncio.create_task(self._run())
+
+    @property
+    def received(self) -> list[Got]:
+        return [each for session in self.sessions for each in session]
+
+    async def _run(self) -> None:
+        while not self.gone and not self.leaving:
+            stream = self.world.api().listen(
+                self.agent_id, cursor=self.cursor, heartbeat_interval_ms=100
+            )
+            self.sessions.append([])
+            try:
+                await self._session(stream)
+            except grpc.aio.AioRpcError as error:
+                if error.code() == grpc.StatusCode.NOT_FOUND:
+                    assert self.is_over, "it was refused before its agent was unregistered"
+                await asyncio.sleep(0.02)
+            finally:
+                await stream.cancel()
+            # Another agent may have its id by now.
+            self.gone = self.is_over
+
+    async def _session(self, stream: Stream) -> None:
+        left = 10**9 if self.role == "online" else self.randomly.randrange(1, 8)
+        while left and not self.leaving:
+            try:
+                message = await stream.read(0.05)
+            except TimeoutError:
+                continue
+            if message is None:
+                return
+            left -= 1
+            self.sessions[-1] += got(message)
+            if self.role == "acknowledging":
+                await self._acknowledge(message)
+            else:
+                self.cursor = stream.cursor
+
+    async def _acknowledge(self, message: Any) -> None:
+        # Another agent may have its id by now, which this would acknowledge for.
+        if self.is_over or self.randomly.random() < 0.5:
+            return
+        named: dict[str, str] = {"cursor": message.cursor}
+        items = message.events.events
+        if items and self.randomly.random() < 0.3:
+            named = {"sequence": self.randomly.choice(items).event.sequence}
+        request = AcknowledgeRequest(project=P, agent_id=self.agent_id, **named)
+        while True:
+            try:
+                await self.world.api().agents.Acknowledge(request, timeout=DEADLINE_S)
+                break
+            except grpc.aio.AioRpcError as error:
+                if self.is_over or error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.02)  # It may have been done, so that it has to be.
+        session = len(self.sessions) - 1
+        self.acknowledged.append((session, [(len(self.sessions[-1]), named.get("sequence", ""))]))
+
+    async def leave(self) -> None:
+        self.leaving = True
+        await self.task
+
+    async def check(self, inbox: Inbox, expected: list[Got]) -> None:
+        """Compares what it got with the inbox."""
+        if self.role == "acknowledging":
+            await self.leave()
+            self._check_sessions(inbox, expected)
+            return
+        with suppress(TimeoutError):
+            if inbox.is_over:
+                await eventually(self.task.done, 10)
+            else:
+                await eventually(
+                    lambda: self.task.done() or len(self.received) >= len(expected), 10
+                )
+                await asyncio.sleep(0.1)
+        over = self.task.done()
+        await self.leave()
+        assert over == inbox.is_over, f"{self.agent_id} ({self.role}): its stream did not end"
+        received = _as_known(self.received, expected)
+        due = expected[: len(received)] if inbox.is_over else expected
+        assert received == due, f"{self.agent_id} ({self.role}): {_differs(received, due)}"
+
+    def _check_sessions(self, inbox: Inbox, expected: list[Got]) -> None:
+        start = 0
+        for number, session in enumerate(self.sessions):
+            known = _as_known(session, expected)
+            due = expected[start : start + len(session)]
+            assert known == due, f"{self.agent_id}, session {number}: {_differs(known, due)}"
+            first = start
+            for at, marks in self.acknowledged:
+                for count, sequence in marks if at == number else ():
+                    if sequence:
+                        reached = [n for n, p in enumerate(inbox.places) if _upto(p, sequence)]
+                        start = max(start, len(reached))
+                    else:
+                        start = max(start, first + count)
+
+
+def _as_known(received: list[Got], expected: list[Got]) -> list[Got]:
+    """What was received, without scores where those that are expected are not known."""
+    bare = bool(expected) and all(scores is None for _, scores in expected)
+    return [(each, None) for each, _ in received] if bare else received
+
+
+def _differs(got: list[Any], due: list[Any]) -> str:
+    """Where two lists begin to differ, which these asserts can't tell by themselves."""
+    place = next((n for n, (a, b) in enumerate(zip(got, due, strict=False)) if a != b), -1)
+    if place < 0:
+        place = min(len(got), len(due))
+    lengths = f"{len(got)} for {len(due)}"
+    return f"{lengths}, at {place}: {got[place : place + 2]} for {due[place : place + 2]}"
+
+
+def _upto(place: str, sequence: str) -> bool:
+    return order(place) <= order(sequence)
+
+
+@dataclass
+class World:
+    """A project with agents, and what was done to it.
+
+    Attributes:
+        roles: How each agent listens; see `Reader`.
+        lasting: Agents that are never unregistered.
+        apis: Servers that are up, or will be again.
+        specs: The registrations of each agent in turn.
+        readers: Who has listened to each registration of an id.
+        sequences: Of events.
+        texts: What was published last of each key.
+    """
+
+    words: Vocabulary
+    roles: dict[str, str]
+    randomly: random.Random
+    lasting: frozenset[str] = frozenset()
+    score: Score = lambda _need, _text: 0.0
+    apis: list[Api] = field(default_factory=list)
+    specs: dict[str, list[Spec]] = field(default_factory=dict)
+    registered: set[str] = field(default_factory=set)
+    readers: dict[str, list[Reader | None]] = field(default_factory=dict)
+    sequences: list[str] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+
+    async def begin(self) -> None:
+        """Registers all agents, when there is something already."""
+        self.score = await scores(self.api(), self.words)
+        await self.publish()
+        for agent_id in self.roles:
+            await self.register(agent_id)
+
+    def api(self) -> Api:
+        """Any server's."""
+        return self.randomly.choice(self.apis)
+
+    def spec(self, *, new: bool) -> Spec:
+        pick = self.randomly
+        needs = pick.sample(self.words.needs, pick.randrange(1, 4))
+        after = None
+        if new and pick.random() < 0.4:
+            after = pick.choice(["0", *self.sequences])
+        return Spec(
+            tuple((need, pick.choice(self.words.thresholds)) for need in needs),
+            pick.choice([None, None, ("",), ("/n",)]),
+            frozenset(pick.sample(KINDS, pick.choice([0, 0, 1, 2]))),
+            pick.random() < 0.3,
+            after,
+        )
+
+    # -- What happens ---------------------------------------------------------------------------
+
+    async def publish(self) -> None:
+        pick, events = self.randomly, []
+        for _ in range(pick.choice([1, 1, 2, 4])):
+            key, text = pick.choice(KEYS), pick.choice(self.words.texts)
+            chance = pick.random()
+            if chance < 0.1 and key in self.texts:
+                del self.texts[key]
+                events.append(event(key, b"", tombstone=True))
+                continue
+            named: dict[str, Any] = {}
+            if chance < 0.2:
+                key, named["event_type"] = "", "note"
+            elif chance < 0.6:
+                text = self.texts.get(key, text)
+            elif chance < 0.65:
+                named["valid_for"] = Duration(seconds=1)
+            payload = {"t": text, "n": pick.randrange(2), "m": pick.randrange(2)}
+            if key:
+                self.texts[key] = text
+            events.append(event(key, json.dumps(payload).encode(), **named))
+        publisher = pick.choice(["", "", *self.roles])
+        self.sequences += await self.api().publish(*events, publisher=publisher)
+
+    async def register(self, agent_id: str) -> None:
+        spec = self.spec(new=True)
+        await self._register(agent_id, spec, "REGISTERED")
+        self.registered.add(agent_id)
+
+    async def _register(self, agent_id: str, spec: Spec, outcome: str) -> None:
+        named: dict[str, Any] = {}
+        if spec.min_delta is not None:
+            named["min_delta"] = _min_delta(spec)
+        request = RegisterAgentRequest(
+            project=P,
+            agent_id=agent_id,
+            needs=_needs(spec),
+            last_seen_sequence=spec.after,
+            muted_kinds=kinds(spec.muted),
+            exclude_own=spec.exclude_own,
+            **named,
+        )
+        if outcome != "UNCHANGED":
+            self.specs.setdefault(agent_id, []).append(spec)
+        answer = await self.api().agents.RegisterAgent(request, timeout=DEADLINE_S)
+        name = agent_service_pb2.RegistrationOutcome.Name(answer.outcome)
+        assert name == f"REGISTRATION_OUTCOME_{outcome}"
+        if outcome == "REGISTERED":
+            role = self.roles[agent_id]
+            reader = None if role == "offline" else Reader(self, agent_id, role, answer.cursor)
+            self.readers.setdefault(agent_id, []).append(reader)
+
+    async def change(self, agent_id: str) -> None:
+        before, spec = self.specs[agent_id][-1], self.spec(new=False)
+        if self.randomly.random() < 0.3:
+            spec = Spec(before.needs, spec.min_delta, spec.muted, spec.exclude_own)
+        if spec == Spec(before.needs, before.min_delta, before.muted, before.exclude_own):
+            await self._register(agent_id, spec, "UNCHANGED")
+            return
+        if [n for n, _ in spec.needs] != [n for n, _ in before.needs] and self.randomly.randrange(
+            2
+        ):
+            await self._register(agent_id, spec, "CHANGED")
+            return
+        muted = agent_service_pb2.MutedKinds(kinds=kinds(spec.muted))
+        request = UpdateAgentRequest(
+            project=P,
+            agent_id=agent_id,
+            needs=_needs(spec),
+            min_delta=_min_delta(spec),
+            muted_kinds=muted,
+            exclude_own=spec.exclude_own,
+        )
+        self.specs[agent_id].append(spec)
+        await self.api().agents.UpdateAgent(request, timeout=DEADLINE_S)
+
+    async def unregister(self, agent_id: str) -> None:
+        self.registered.discard(agent_id)
+        if (reader := self.readers[agent_id][-1]) is not None:
+            reader.is_over = True
+        request = UnregisterAgentRequest(project=P, agent_id=agent_id)
+        await self.api().agents.UnregisterAgent(request, timeout=DEADLINE_S)
+
+    async def forget_lost(self, agent_id: str) -> None:
+        """After a change that was not answered: whether it was made is in the log."""
+        made = sum(
+            each.event_type == "agent_registered"
+            and json.loads(each.payload)["agent_id"] == agent_id
+            for each in await self.api().log()
+        )
+        assert made in (len(self.specs[agent_id]), len(self.specs[agent_id]) - 1)
+        del self.specs[agent_id][made:]
+
+    async def act(self, agent_id: str) -> None:
+        """Something that an agent does."""
+        if agent_id not in self.registered:
+            await self.register(agent_id)
+        elif agent_id in self.lasting or self.randomly.random() < 0.75:
+            await self.change(agent_id)
+        else:
+            await self.unregister(agent_id)
+
+    async def play(self, rounds: int) -> None:
+        pick = self.randomly
+        for _ in range(rounds):
+            jobs = [self.publish() for _ in range(pick.choice([1, 1, 2]))]
+            if pick.random() < 0.35:
+                jobs.append(self.act(pick.choice([*self.roles])))
+            pick.shuffle(jobs)
+            if pick.randrange(2):
+                await asyncio.gather(*jobs)
+            else:
+                for job in jobs:
+                    await job
+            if pick.random() < 0.2:
+                await asyncio.sleep(0.01)
+
+    # -- What must hold -------------------------------------------------------------------------
+
+    async def log(self) -> list[event_pb2.Event]:
+        """The log, once everything that is to expire has."""
+        while True:
+            log = await self.api().log()
+            latest = {e.data_key: e for e in log if e.data_key}
+            if not any(e.HasField("valid_until") for e in latest.values()):
+                return log
+            await asyncio.sleep(0.05)
+
+    async def check(self) -> None:
+        log = await self.log()
+        for agent_id, readers in self.readers.items():
+            expected = inboxes(log, agent_id, self.specs[agent_id], self.score)
+            assert len(expected) == len(readers)
+            for inbox, reader in zip(expected, readers, strict=True):
+                label = f"{agent_id} ({self.roles[agent_id]}) from {inbox.begin}"
+                full: list[Got] | None = None
+                if not inbox.is_over:
+                    for api in self.apis:
+                        stream = await api.listen(agent_id, after_sequence=inbox.begin).live()
+                        read = all_got(stream)
+                        await stream.cancel()
+                        plain, due = _plain([t for t, _ in read]), _plain(inbox.told)
+                        assert plain == due, f"{label}: {_differs(plain, due)}"
+                        assert full in (None, read)
+                        full = read
+                        self.check_fold(log, agent_id, [t for t, _ in read])
+                if reader is None:
+                    continue
+                if full is not None:
+                    await reader.check(inbox, full)
+                    continue
+                # What scores were is not known any more.
+                await reader.check(inbox, [(each, None) for each in inbox.told])
+
+    def check_fold(self, log: list[event_pb2.Event], agent_id: str, read: list[Told]) -> None:
+        """An agent that is told everything holds exactly what exists and meets its needs."""
+        specs = self.specs[agent_id]
+        spec = specs[-1]
+        if any(s.muted or s.exclude_own or s.min_delta is not None for s in specs):
+            return
+        live: dict[str, event_pb2.Event] = {}
+        for each in log:
+            if each.event_type in ("data_deleted", "data_expired"):
+                live.pop(each.data_key, None)
+            elif each.data_key:
+                live[each.data_key] = each
+        held = fold(read)
+        assert held == {key: live[key].revision for key in held}
+        begun = specs[-1].after is None and all(s.after is None for s in specs)
+        for key, each in live.items():
+            needs = near(spec, text_of(each), self.score)
+            assert key not in held or needs
+            surely = any(self.score(n, text_of(each)) >= t for n, t in spec.needs)
+            assert key in held or not (surely and begun)
+
+    async def close(self) -> None:
+        for readers in self.readers.values():
+            for reader in readers:
+                if reader is not None:
+                    reader.task.cancel()
+                    await asyncio.gather(reader.task, return_exceptions=True)
+
+
+def _plain(items: list[Told]) -> list[Told]:
+    return [each._replace(needs=tuple(sorted(each.needs))) for each in items]
+
+
+def _needs(spec: Spec) -> list[agent_service_pb2.Need]:
+    return [Need(text=text, threshold=threshold) for text, threshold in spec.needs]
+
+
+def _min_delta(spec: Spec) -> agent_service_pb2.MinDelta:
+    if spec.min_delta is None:
+        return MinDelta()
+    if spec.min_delta == ("",):
+        return MinDelta(payload_changed=True)
+    return MinDelta(json_pointers=spec.min_delta)

@@ -1,0 +1,188 @@
+"""What a registration brings, by itself and after earlier agents of the same id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from contex.v1 import agent_service_pb2
+from contex_server.inbox import decider, deciders, steps
+from contex_server.kernel.errors import store_unavailable
+from contex_server.log.redis.inboxes import RedisInboxes
+
+from tests.inbox_model import Told, told
+from tests.inbox_world import all_got
+from tests.integration.support import (
+    Api,
+    P,
+    RegisterAgentRequest,
+    Stream,
+    UnregisterAgentRequest,
+    UpdateAgentRequest,
+    asked,
+    event,
+)
+
+
+async def unregister(api: Api, agent_id: str = "a") -> None:
+    await api.agents.UnregisterAgent(UnregisterAgentRequest(project=P, agent_id=agent_id))
+
+
+def all_told(stream: Stream) -> list[Told]:
+    return [told(item) for item in stream.matched]
+
+
+async def test_a_live_stream_is_told_of_new_needs_before_what_they_bring(word_api: Api) -> None:
+    await word_api.publish(event("alpha"), event("beta"))
+    await word_api.register("a", "alpha")
+    stream = await (await word_api.listen("a").live()).count(1)
+    request = UpdateAgentRequest(project=P, agent_id="a", needs=asked("beta"))
+    await word_api.agents.UpdateAgent(request)
+    await stream.count(3)
+    again = await word_api.listen("a").live()
+    assert again.messages
+    assert [(t.kind, t.data_key) for t in all_told(stream)] == [
+        ("MATCHED", "alpha"),
+        ("LEFT", "alpha"),
+        ("MATCHED", "beta"),
+    ]
+    kinds = [kind for kind in stream.kinds if kind in ("events", "needs_changed")]
+    assert kinds == ["events", "needs_changed", "events"]
+    assert all_told(again) == all_told(stream)
+
+
+async def test_a_registration_names_the_needs_that_are_met(word_api: Api) -> None:
+    """Not those that are met only within the margin."""
+
+    async def needs_named(agent_id: str, **fields: Any) -> list[list[int]]:
+        request = RegisterAgentRequest(project=P, agent_id=agent_id, needs=needs, **fields)
+        await word_api.agents.RegisterAgent(request)
+        stream = await (await word_api.listen(agent_id, **since(fields)).live()).count(1)
+        return [[m.need_index for m in item.matches] for item in stream.matched]
+
+    def since(fields: dict[str, Any]) -> dict[str, str]:
+        return {"after_sequence": "0"} if fields else {}
+
+    await word_api.publish(event("k", b'"alpha beta"'))
+    probe = await word_api.register("probe", "alpha gamma")
+    score = probe.data[0].matches[0].score
+    needs = [
+        agent_service_pb2.Need(text="alpha"),
+        agent_service_pb2.Need(text="alpha gamma", threshold=min(1.0, score + 0.01)),
+    ]
+    assert await needs_named("by-registration") == [[0]]
+    assert await needs_named("from-the-log", last_seen_sequence="0") == [[0]]
+
+
+async def test_an_agent_begins_anew_with_the_past_of_an_earlier_one(word_api: Api) -> None:
+    await word_api.register("a", "alpha")
+    await word_api.publish(event("alpha"), event("beta"))
+    await (await word_api.listen("a").live()).count(1)
+    await unregister(word_api)
+    answer = await word_api.register("a", "beta", last_seen_sequence="0")
+    stream = await word_api.listen("a", cursor=answer.cursor).live()
+    await word_api.publish(event("beta", b'"more"'))
+    await stream.count(2)
+    assert [(t.kind, t.data_key) for t in all_told(stream)] == [
+        ("MATCHED", "beta"),
+        ("UPDATED", "beta"),
+    ]
+    assert all_told(await word_api.listen("a", after_sequence="0").live()) == all_told(stream)
+
+
+async def test_an_agent_that_is_registered_anew_is_not_taken_for_the_one_that_left(
+    word_api: Api,
+) -> None:
+    await word_api.publish(event("alpha"))
+    for _ in range(5):
+        await word_api.register("a", "alpha")
+        stream = await (await word_api.listen("a").live()).count(1)
+        assert stream.keys == ["alpha"]
+        await unregister(word_api)
+        assert (await stream.refusal()).reason == "AGENT_NOT_FOUND"
+
+
+def stop_deciders(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lets the decider stop where it is for the n-th time about to write, or has written."""
+    left = 0
+
+    def stop_perhaps(_place: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise decider.Fenced
+
+    def stop_at(count: int) -> None:
+        nonlocal left
+        left = count
+
+    monkeypatch.setattr(decider, "reached", stop_perhaps)
+    monkeypatch.setattr(deciders, "_LOOK_S", 0.02)
+    monkeypatch.setattr(steps, "_PART", 1)
+    return stop_at
+
+
+async def test_a_live_stream_is_told_of_new_needs_wherever_the_decider_stops(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at = stop_deciders(monkeypatch)
+    await word_api.publish(event("alpha"), event("beta"))
+    await word_api.register("a", "alpha")
+    stream = await (await word_api.listen("a", after_sequence="0").live()).count(1)
+    for count in range(1, 11):
+        stop_at(count)
+        needs = asked("beta" if count % 2 else "alpha")
+        await word_api.agents.UpdateAgent(UpdateAgentRequest(project=P, agent_id="a", needs=needs))
+        await stream.until(lambda stream, due=1 + 3 * count: len(all_got(stream)) >= due)
+    again = await word_api.listen("a", after_sequence="0").live()
+    assert all_got(stream) == all_got(again)
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_stream_ends_with_its_agent_though_the_decider_stops_then(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    async def stop() -> None:
+        raise decider.Fenced
+
+    def unregistered(*args: Any) -> Any:
+        return stop if leaves(*args) is not None else None
+
+    leaves = decider.ProjectDecider._unregistered
+    monkeypatch.setattr(decider.ProjectDecider, "_unregistered", unregistered)
+    await word_api.publish(event("alpha"))
+    await word_api.register("other", "alpha")
+    await word_api.register("a", "alpha")
+    stream = await (await word_api.listen("a").live()).count(1)
+    await unregister(word_api)
+    if again:
+        await word_api.register("a", "alpha")
+    assert (await stream.refusal()).reason == "AGENT_NOT_FOUND"
+    assert stream.keys == ["alpha"]
+
+
+async def test_a_stream_misses_nothing_where_the_store_did_not_answer(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unanswered = 0
+
+    async def decide(self: RedisInboxes, *args: Any) -> bool:
+        nonlocal unanswered
+        decided = await decides(self, *args)
+        if unanswered:
+            unanswered -= 1
+            raise store_unavailable("it doesn't answer")
+        return decided
+
+    decides = RedisInboxes.decide
+    monkeypatch.setattr(RedisInboxes, "decide", decide)
+    await word_api.register("a", "alpha")
+    stream = await word_api.listen("a").live()
+    await word_api.publish(event("one", b'"alpha"'))
+    await stream.count(1)
+    unanswered = 1
+    await word_api.publish(event("two", b'"alpha"'))
+    await word_api.publish(event("three", b'"alpha"'))
+    await stream.count(3)
+    assert stream.keys == ["one", "two", "three"]
