@@ -28,7 +28,7 @@ _LOOK_S = 0.5
 _TTL_MS = 2_000
 """A process that is not heard of for so long is taken for dead."""
 _EVERYWHERE_S = 30.0
-"""How often projects are looked for that an earlier version did not list."""
+"""How often projects are looked for that an earlier version did not list, and agents counted."""
 _SMALL = 1_000
 """Projects with fewer agents are decided by one process."""
 
@@ -103,6 +103,7 @@ class Deciders:
                 projects = {*await self._store.with_agents(everywhere=due), *self._hinted}
                 self._hinted.clear()
                 if due:
+                    self._sizes.clear()
                     everywhere = loop.time() + _EVERYWHERE_S
                 else:
                     projects |= self._deciders.keys()
@@ -139,7 +140,9 @@ class Deciders:
         """The shards that this process is in charge of."""
         if len(self._members) == 1:
             return set(range(SHARDS))
-        if await self._store.count_agents(project) < _SMALL:
+        if project not in self._sizes:
+            self._sizes[project] = await self._store.count_agents(project)
+        if self._sizes[project] < _SMALL:
             mine = self._in_charge(project) == self.owner
             return set(range(SHARDS)) if mine else set()
         return {s for s in range(SHARDS) if self._in_charge(f"{project} {s}") == self.owner}
