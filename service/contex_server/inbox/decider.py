@@ -92,6 +92,8 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 _BACKOFF_S = (0.05, 2.0)
+_ENDS = (Reason.PROJECT_NOT_FOUND, Reason.LOG_CHANGED)
+"""What ends the streams of a project's agents as well."""
 _SPAN = 1_000
 """Events that are decided in one step by the live pass."""
 _BEHIND_SPAN = 200
@@ -248,7 +250,8 @@ class ProjectDecider:
         except* ContexError as group:
             error = _first(group)
             log.info("deciding_ended", project=self.project, error=str(error))
-            if isinstance(error, ContexError):
+            # Whatever else it is, deciding begins anew, and streams wait.
+            if isinstance(error, ContexError) and error.reason in _ENDS:
                 self._inboxes.fail(self.project, error)
         except* Exception as group:
             self._failures.failed(self.project, _first(group))
@@ -389,7 +392,7 @@ class ProjectDecider:
             try:
                 return await work()
             except ContexError as error:
-                if error.reason in (Reason.PROJECT_NOT_FOUND, Reason.LOG_CHANGED):
+                if error.reason in _ENDS:
                     raise
                 if error.reason != told:
                     told = error.reason
