@@ -431,7 +431,7 @@ ROWS = [
         "GetAgentContext",
         "all that it was sent, near misses",
         lambda s: [agents.GetAgentContextRequest(project=P, agent_id=AGENT, near_misses=100)],
-        500,
+        1_000,
         32,
         before=_fewer_matches,
     ),

@@ -40,7 +40,7 @@ from contex_server.kernel.model import (
     utf8_bytes,
 )
 from contex_server.kernel.scope import Scope
-from contex_server.kernel.slices import sliced
+from contex_server.kernel.slices import Slices, sliced
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.audit import Note
 from contex_server.log.inboxes import InboxEntry
@@ -165,9 +165,11 @@ class JournalReader:
         """What was decided for an agent in a range of its inbox."""
         subscriber = await self.inboxes.subscriber(project, agent_id)
         texts = {} if subscriber is None else subscriber.texts
+        slices = Slices()
         while page := await self.inboxes.store.inbox(project, agent_id, span, _INBOX_PAGE):
             decisions = await self.inboxes.decisions(project, texts, page)
             for (place, _), decision in zip(page, decisions, strict=True):
+                await slices.pause()
                 if decision.change is not Change.REGISTERED:
                     yield place, decision
             if len(page) < _INBOX_PAGE:
