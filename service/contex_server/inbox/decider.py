@@ -85,7 +85,6 @@ from contex_server.match.index import Index
 from contex_server.match.pool import MatcherPool
 from contex_server.matching.agent_needs import MatchesByAgent
 from contex_server.matching.background import size_reached
-from contex_server.matching.delta import is_significant_update
 from contex_server.matching.rules import is_absolute
 
 T = TypeVar("T")
@@ -576,24 +575,13 @@ class ProjectDecider:
 
     async def _occasion(self, event: Event, agent_ids: Iterable[str], way: Pass) -> Occasion:
         """An event, with what `min_delta` of some agents says of it."""
-        if event.previous_sequence is None:
-            return Occasion(event)
         deltas = {
             subscriber.agent.min_delta
             for agent_id in agent_ids
             if (subscriber := way.members.get(agent_id)) is not None
             and subscriber.agent.min_delta is not None
         }
-        if not deltas:
-            return Occasion(event)
-        (entry,) = await self.engine.log.get(self.project, [event.previous_sequence])
-        if entry is None:
-            return Occasion(event)
-        before = event_codec.decode(entry)
-        if before.text_digest != event.text_digest:
-            return Occasion(event)
-        held = [d.json_pointers for d in deltas if not is_significant_update(before, event, d)]
-        return Occasion(event, frozenset(held))
+        return Occasion(event, await self.engine.held_back_by(self.project, event, deltas))
 
     async def decided(
         self,

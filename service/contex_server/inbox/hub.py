@@ -138,8 +138,8 @@ class InboxHub:
             listening.feed.begin(position)
             listening.upto = max(end.last, last_place(end.position))
             listening.ready.set()
-            for deliveries, since, upto in listening.early:
-                self._extend(project, listening, deliveries, since, upto)
+            for decided in listening.early:
+                self._extend(project, listening, *decided)
             listening.early = []
 
     def decided(
@@ -153,20 +153,11 @@ class InboxHub:
         """Hands over what was decided for some agents between two places, and is written."""
         for agent_id, listening in self._projects.get(project, {}).items():
             if agent_id in agents:
-                self._take(project, listening, deliveries.get(agent_id, ()), since, upto)
-
-    def _take(
-        self,
-        project: str,
-        listening: Listening,
-        deliveries: SequenceOf[Delivery],
-        since: Sequence,
-        upto: Sequence,
-    ) -> None:
-        if listening.ready.is_set():
-            self._extend(project, listening, deliveries, since, upto)
-        else:
-            listening.early.append((deliveries, since, upto))
+                decided = deliveries.get(agent_id, ()), since, upto
+                if listening.ready.is_set():
+                    self._extend(project, listening, *decided)
+                else:
+                    listening.early.append(decided)
 
     def _extend(
         self,

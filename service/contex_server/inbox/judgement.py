@@ -20,6 +20,7 @@ from contex_server.kernel.model import (
     Change,
     Event,
     Match,
+    MinDelta,
 )
 
 
@@ -45,16 +46,15 @@ class Occasion:
     """An event, and whether each agent's `min_delta` passes it.
 
     Attributes:
-        insignificant: Pointers of those `min_delta` that hold the event back.
+        held_back_by: Those of the agents' `min_delta`s that the event does not pass.
     """
 
     event: Event
-    insignificant: frozenset[tuple[str, ...]] = frozenset()
+    held_back_by: frozenset[MinDelta] = frozenset()
 
     def holds_back(self, agent: Agent) -> bool:
         """Whether the agent's `min_delta` holds the event back."""
-        delta = agent.min_delta
-        return delta is not None and delta.json_pointers in self.insignificant
+        return agent.min_delta in self.held_back_by
 
 
 def judge(

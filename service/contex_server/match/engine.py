@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Container, Iterable, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    Sequence,
+)
 from contextlib import aclosing
 from functools import partial
 from itertools import islice
@@ -12,7 +20,7 @@ from cachetools import LRUCache
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.ahead import ahead
-from contex_server.kernel.model import BEGINNING, Agent, Event, KeyState, Match, Need
+from contex_server.kernel.model import BEGINNING, Agent, Event, KeyState, Match, MinDelta, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.slices import sliced
 from contex_server.log.match import MatchStore
@@ -239,16 +247,23 @@ class MatchEngine:
 
     async def is_significant(self, project: str, agent: Agent, event: Event) -> bool:
         """Whether an event that matched passes the agent's `min_delta`."""
-        delta, previous = agent.min_delta, event.previous_sequence
-        if delta is None or previous is None:
-            return True
+        delta = agent.min_delta
+        return delta is None or delta not in await self.held_back_by(project, event, {delta})
+
+    async def held_back_by(
+        self, project: str, event: Event, deltas: Collection[MinDelta]
+    ) -> frozenset[MinDelta]:
+        """Those of some `min_delta`s that an event does not pass."""
+        previous = event.previous_sequence
+        if previous is None or not deltas:
+            return frozenset()
         (entry,) = await self.log.get(project, [previous])
-        if entry is None:
-            return True
-        before = event_codec.decode(entry)
+        before = None if entry is None else event_codec.decode(entry)
         # A different text may not have matched before, so it counts in any case.
-        return before.text_digest != event.text_digest or is_significant_update(
-            before, event, delta
+        if before is None or before.text_digest != event.text_digest:
+            return frozenset()
+        return frozenset(
+            delta for delta in deltas if not is_significant_update(before, event, delta)
         )
 
 
