@@ -30,12 +30,13 @@ class Delivery:
         sequence: Where it stands among what the reader is sent: the event's sequence, or the id of
             the entry in an inbox.
         entry: The event as it lies in the log.
-        matches: In an agent's feed: why it is delivered. Empty in others.
+        matches: In a backtest: the needs that it meets.
         event: The decoded event, once it was needed.
         change: In an agent's feed: what it tells the agent. None in others.
+        told: In an agent's feed: the same with the needs that it meets, as fields of
+            `contex.v1.MatchedEvent`.
         registered: In an agent's feed: its registration from here on, which is sent instead of the
             event, as a message of its own.
-        payload_omitted: Whether the payload is not in the entry, though the event had one.
     """
 
     sequence: Sequence
@@ -43,8 +44,8 @@ class Delivery:
     matches: tuple[Match, ...] = ()
     event: Event | None = None
     change: Change | None = None
+    told: bytes = b""
     registered: Agent | None = None
-    payload_omitted: bool = False
     _size: int = field(default=0, init=False)
 
     @property
@@ -60,8 +61,9 @@ class Delivery:
     def size(self) -> int:
         """Approximate bytes, in memory and in a message; counted once."""
         if not self._size:
-            matches = sum([match.nbytes for match in self.matches])
-            self._size = 64 + len(self.entry.body) + matches
+            self._size = 64 + len(self.entry.body) + len(self.told)
+            if self.matches:
+                self._size += sum([match.nbytes for match in self.matches])
         return self._size
 
 

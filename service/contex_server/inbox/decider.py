@@ -600,8 +600,8 @@ class ProjectDecider:
         if self._inboxes.is_listening(self.project, agent_id):
             # As it will be read again.
             texts = self._known[agent_id].texts
-            (stored,) = await self._reader.decisions(self.project, texts, [InboxEntry(place, body)])
-            made = await self._reader.delivery(self.project, place, stored, delivery.entry)
+            stored = InboxEntry(place, body)
+            made = await self._reader.delivery(self.project, texts, stored, delivery.entry)
             if made is not None:
                 draft.deliveries[agent_id].append(made)
 

@@ -26,6 +26,12 @@ _RELATIVE_NEED = struct.Struct(_NEED.format + "ee")
 _EXACT = struct.Struct("<4sB")
 _ANOTHER, _FILTERS, _RELATIVE = 16, 32, 64
 _UNIT, _COSINE = 65_535, 32_767
+SHARES = [round(number / _UNIT, 4) for number in range(_UNIT + 1)]
+"""Numbers from 0 to 1 as they are told, by how they are stored."""
+COSINES = [round(n / _COSINE, 4) for n in (*range(_COSINE + 1), *range(-_COSINE - 1, 0))]
+"""Likewise cosines; the negative ones count from the end."""
+_CHANGES = {int(change): change for change in Change}
+_head = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,33 +128,67 @@ def _signed(value: float) -> int:
     return round(max(-1.0, min(value, 1.0)) * _COSINE)
 
 
-def decode(
-    body: bytes, at: Sequence, needs: Mapping[str, str], versions: Mapping[int, Version]
-) -> Decision:
-    """Reads what `encode` wrote; `needs` are the words of needs by id."""
-    change, place = body[0], 1
-    version, place = _varint(body, place)
-    revision, place = _varint(body, place)
+Stored = tuple[tuple[Any, ...], ...]
+
+
+class Head(NamedTuple):
+    """An entry as it is stored.
+
+    Attributes:
+        version: The number of what it was decided by.
+        worded: The needs in words that were met, as `_NEED` has them, or `_RELATIVE_NEED`.
+        exact: The filters that were passed, as `_EXACT` has them.
+    """
+
+    change: Change
+    event: Sequence
+    revision: int
+    data_key: str
+    version: int
+    worded: Stored
+    exact: Stored
+
+
+def read(body: bytes, at: Sequence) -> Head:
+    """Reads what `encode` wrote, with needs as they are stored."""
+    flags, version, revision, place = body[0], body[1], body[2], 3
+    if version > 127 or revision > 127:
+        version, place = _varint(body, 1)
+        revision, place = _varint(body, place)
     event = at
-    if change & _ANOTHER:
+    if flags & _ANOTHER:
         ms, place = _varint(body, place)
         n, place = _varint(body, place)
         event = Sequence(ms, n)
     count = body[place]
-    place += 1
-    layout = _RELATIVE_NEED if change & _RELATIVE else _NEED
-    end = place + count * layout.size
-    by = versions.get(version, UNKNOWN_VERSION)
-    matches = tuple(
-        [_match(parts, needs, by) for parts in layout.iter_unpack(body[place:end])] if count else ()
-    )
-    if change & _FILTERS:
+    end = place + 1
+    worded: Stored = ()
+    exact: Stored = ()
+    if count:
+        layout = _RELATIVE_NEED if flags & _RELATIVE else _NEED
+        end += count * layout.size
+        worded = tuple(layout.iter_unpack(body[place + 1 : end]))
+    if flags & _FILTERS:
         place = end + 1
         end = place + body[end] * _EXACT.size
-        exact = [_exact(parts, needs) for parts in _EXACT.iter_unpack(body[place:end])]
-        matches = (*exact, *matches)
-    key = body[end:].decode()
-    return Decision(Change(change & _ANOTHER - 1), event, revision, key, matches, version)
+        exact = tuple(_EXACT.iter_unpack(body[place:end]))
+    change = _CHANGES[flags & _ANOTHER - 1]
+    return _head(Head, (change, event, revision, str(body[end:], "utf-8"), version, worded, exact))
+
+
+def passage_of(need: tuple[Any, ...]) -> int:
+    """The number of the passage by which a need in words was met."""
+    return int(need[3])
+
+
+def decode(head: Head, needs: Mapping[str, str], versions: Mapping[int, Version]) -> Decision:
+    """What was decided; `needs` are the words of needs by id."""
+    by = versions.get(head.version, UNKNOWN_VERSION)
+    matches = (
+        *[_exact(parts, needs) for parts in head.exact],
+        *[_match(parts, needs, by) for parts in head.worded],
+    )
+    return Decision(head.change, head.event, head.revision, head.data_key, matches, head.version)
 
 
 def _exact(parts: tuple[Any, ...], needs: Mapping[str, str]) -> Match:
@@ -167,30 +207,22 @@ def _match(parts: tuple[Any, ...], needs: Mapping[str, str], by: Version) -> Mat
         needs.get(need_id, ""),
         round(score, 6),
         int(passage),
-        _cosine(cosine),
+        COSINES[cosine],
         round(float(standing), 3),
         round(lexical, 4),
         round(share, 3),
-        _cosine(mean),
-        _unit(deviation),
+        COSINES[mean],
+        SHARES[deviation],
         round(level, 6),
         by.model,
         by.scorer,
         by.data,
         _background(by.background),
-        usual=_cosine(usual),
-        coverage=_unit(coverage),
-        expected=_unit(expected),
+        usual=COSINES[usual],
+        coverage=SHARES[coverage],
+        expected=SHARES[expected],
         need_id=need_id,
     )
-
-
-def _unit(value: Any) -> float:
-    return round(int(value) / _UNIT, 4)
-
-
-def _cosine(value: Any) -> float:
-    return round(int(value) / _COSINE, 4)
 
 
 @lru_cache(maxsize=1_024)

@@ -12,24 +12,28 @@ from cachetools import LRUCache
 
 from contex_server.events.feed import Delivery
 from contex_server.events.stream import Selected, Source
-from contex_server.inbox.entry import Decision, Version, decode
+from contex_server.inbox import wire
+from contex_server.inbox.entry import Decision, Head, Version, decode, passage_of, read
 from contex_server.inbox.subscriber import Subscriber, decode_subscriber
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import agent_not_found
 from contex_server.kernel.inbox_ids import event_of, inbox_id, last_place
 from contex_server.kernel.model import BEGINNING, Change, Entry, Event, Range, Sequence
-from contex_server.kernel.slices import sliced
+from contex_server.kernel.slices import Slices, sliced
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.inboxes import InboxEntry, InboxStore
 from contex_server.log.pages import check_same_log
-from contex_server.log.port import EventLog
+from contex_server.log.port import READ_BYTES, EventLog
 from contex_server.match.agent_codec import AgentDamaged, agent_of_event, intact
 from contex_server.match.engine import MatchEngine
 
-_FIRST_PAGE, _PAGE = 64, 512
+_FIRST_PAGE, _PAGE = 64, 1_000
 _SHORTEST_S, _LONGEST_S = 0.002, 0.1
 """Between two looks at an inbox that is not decided up to the end of the log."""
 _PROJECTS = 1_024
+_MANY = 32
+_QUOTES = 4_096
+_PLAIN = frozenset(Change) - {Change.ERASED, Change.REGISTERED}
 
 
 class Page(NamedTuple):
@@ -60,6 +64,9 @@ class InboxReader:
     engine: MatchEngine
     _versions: LRUCache[str, dict[int, Version]] = field(
         default_factory=lambda: LRUCache(_PROJECTS)
+    )
+    _quoted: LRUCache[tuple[tuple[bytes, int], int], bytes] = field(
+        default_factory=lambda: LRUCache(_QUOTES)
     )
 
     async def subscriber(self, project: str, agent_id: str) -> Subscriber | None:
@@ -104,59 +111,97 @@ class InboxReader:
         self, project: str, texts: dict[str, str], entries: Iterable[InboxEntry]
     ) -> list[Decision]:
         """Entries, decoded; `texts` are the words of needs by id."""
-        versions = self._versions.get(project, {})
         found: list[Decision] = []
         async for place, body in sliced(entries):
-            decision = decode(body, event_of(place), texts, versions)
-            if decision.version and decision.version not in versions:
-                versions = await self._load_versions(project)
-                decision = decode(body, event_of(place), texts, versions)
-            found.append(decision)
+            head = read(body, event_of(place))
+            found.append(decode(head, texts, await self._versions_with(project, head.version)))
         return found
 
-    async def _load_versions(self, project: str) -> dict[int, Version]:
-        stored = await self.store.versions(project)
-        versions = {number: Version.unpack(version) for number, version in stored.items()}
-        self._versions[project] = versions
+    async def _versions_with(self, project: str, number: int) -> dict[int, Version]:
+        """What decisions were made by, also the one of this number if it is not 0."""
+        versions = self._versions.get(project, {})
+        if number and number not in versions:
+            stored = await self.store.versions(project)
+            versions = {known: Version.unpack(version) for known, version in stored.items()}
+            self._versions[project] = versions
         return versions
 
     async def deliveries(
         self, project: str, texts: dict[str, str], entries: list[InboxEntry]
     ) -> list[Delivery]:
         """Entries as they are delivered, with their events."""
-        decisions = await self.decisions(project, texts, entries)
-        events = await self.log.get(project, [decision.event for decision in decisions])
+        heads = [read(body, event_of(place)) for place, body in entries]
+        await asyncio.sleep(0)
+        events = await self._events(project, [head.event for head in heads])
+        versions = await self._versions_with(project, max((h.version for h in heads), default=0))
         deliveries: list[Delivery] = []
-        several = zip(entries, decisions, events, strict=True)
-        async for (place, _), decision, event in sliced(several):
-            delivery = await self.delivery(project, place, decision, event)
-            if delivery is not None:
-                deliveries.append(delivery)
+        slices = Slices()
+        for (place, _), head, entry in zip(entries, heads, events, strict=True):
+            if entry is not None and not head.worded and head.change in _PLAIN:
+                # Most of those of filters: without a coroutine for each.
+                told = wire.told(head, texts, versions, {})
+                deliveries.append(Delivery(place, entry, change=head.change, told=told))
+            else:
+                delivery = await self._delivery(project, texts, place, head, entry)
+                if delivery is not None:
+                    deliveries.append(delivery)
+            if slices.is_over():
+                await slices.pause()
         return deliveries
 
     async def delivery(
-        self, project: str, place: Sequence, decision: Decision, entry: Entry | None
+        self, project: str, texts: dict[str, str], stored: InboxEntry, entry: Entry
     ) -> Delivery | None:
-        """A decision as it is delivered; without the payload if the event is there no more."""
-        omitted = entry is None
-        if entry is None or decision.change is Change.ERASED:
-            stub = Event(
-                decision.event, _type(decision), decision.data_key, revision=decision.revision
-            )
-            entry = event_codec.entry(stub)
-        event = event_codec.decode(entry)
-        if decision.change is Change.REGISTERED:
+        """An entry as it is delivered, with its event."""
+        head = read(stored.body, event_of(stored.id))
+        return await self._delivery(project, texts, stored.id, head, entry)
+
+    async def _delivery(
+        self, project: str, texts: dict[str, str], place: Sequence, head: Head, entry: Entry | None
+    ) -> Delivery | None:
+        """The same; without the payload if the event is there no more."""
+        change = head.change
+        omitted = entry is None and change is not Change.ERASED
+        if entry is None or change is Change.ERASED:
+            entry = _stub(head)
+        elif change is Change.REGISTERED:
             try:
-                agent, _ = agent_of_event(event)
+                agent, _ = agent_of_event(event_codec.decode(entry))
             except AgentDamaged:
                 return None
-            return Delivery(place, entry, (), event, decision.change, agent)
-        matches = decision.matches
-        if matches and not omitted:
-            as_of = matches[-1].background_as_of  # Those of filters, which have none, come first.
-            matches = await self.engine.with_passages(project, event, matches, as_of)
-        omitted = omitted and decision.change is not Change.ERASED
-        return Delivery(place, entry, matches, event, decision.change, payload_omitted=omitted)
+            return Delivery(place, entry, change=change, registered=agent)
+        quotes = {} if omitted or not head.worded else await self._quotes(project, head, entry)
+        versions = await self._versions_with(project, head.version)
+        told = wire.told(head, texts, versions, quotes, omitted=omitted)
+        return Delivery(place, entry, change=change, told=told)
+
+    async def _quotes(self, project: str, head: Head, entry: Entry) -> dict[int, bytes]:
+        """The passages that decided, by their numbers."""
+        content, quotes = event_codec.content_key(entry), {}
+        for need in head.worded:
+            passage = passage_of(need)
+            made = self._quoted.get((content, passage))
+            if made is None:
+                event = event_codec.decode(entry)
+                made = wire.quote(await self.engine.description(project, event), passage)
+                if not event.deletes:
+                    self._quoted[content, passage] = made
+            quotes[passage] = made
+        return quotes
+
+    async def _events(self, project: str, sequences: list[Sequence]) -> list[Entry | None]:
+        """Some events; those of an agent that gets many are read along with what is between."""
+        known: dict[bytes, Entry] = {}
+        if len(sequences) >= _MANY:
+            span = Range(min(sequences).prev(), max(sequences))
+            part = await self.log.read_part(project, span, 2 * len(sequences), READ_BYTES)
+            known = {entry.id: event_codec.readable(entry) for entry in part.entries}
+        found = [known.get(b"%d-%d" % sequence) for sequence in sequences]
+        others = [at for at, entry in enumerate(found) if entry is None]
+        read = await self.log.get(project, [sequences[at] for at in others]) if others else []
+        for at, entry in zip(others, read, strict=True):
+            found[at] = entry
+        return found
 
     async def page(
         self, project: str, agent_id: str, registered_ms: int, position: Sequence, count: int
@@ -239,13 +284,15 @@ class InboxReader:
         return Source(pages, check, joins=False)
 
 
-def _type(decision: Decision) -> str:
-    match decision.change:
+def _stub(head: Head) -> Entry:
+    """What is known of an event that can't be read, or may not be."""
+    match head.change:
         case Change.DELETED:
-            return "data_deleted"
+            event_type = "data_deleted"
         case Change.EXPIRED:
-            return "data_expired"
+            event_type = "data_expired"
         case Change.ERASED:
-            return "data_erased"
+            event_type = "data_erased"
         case _:
-            return "data_published"
+            event_type = "data_published"
+    return event_codec.entry(Event(head.event, event_type, head.data_key, revision=head.revision))

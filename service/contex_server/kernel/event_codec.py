@@ -126,6 +126,19 @@ def entry(event: Event) -> Entry:
     return Entry(str(event.sequence).encode(), body)
 
 
+def content_key(entry: Entry) -> tuple[bytes, int]:
+    """Equal for entries with the same content, of which the same can be quoted; for caches."""
+    message = _message(entry)
+    content = (
+        message.payload,
+        message.content_type,
+        message.description,
+        message.data_key,
+        message.event_type,
+    )
+    return message.text_digest, hash(content)
+
+
 def seal(body: bytes, lock: Callable[[bytes, bytes], bytes]) -> bytes:
     """A body without its payload and description, which `lock` encrypts, given what they
     must stay with. It begins with `SEALED_TAG`, the length of what `lock` made as a

@@ -13,6 +13,7 @@ from __future__ import annotations
 from contex_server.kernel.model import END_OF_TIME, Proven, Sequence
 
 _BITS = 20
+_sequence = tuple.__new__
 LAST_ENTRY = (1 << _BITS) - 1
 """The most that an event can bring one agent."""
 LAST_N = (1 << 64 - _BITS) - 1
@@ -34,8 +35,8 @@ def last_place(event: Sequence) -> Sequence:
 
 def event_of(place: Sequence) -> Sequence:
     """The event whose entry is at a place; keeps its proof."""
-    event = Sequence(place.ms, place.n >> _BITS)
-    return Proven.of(event, place.proof) if isinstance(place, Proven) else event
+    event = _sequence(Sequence, (place[0], place[1] >> _BITS))
+    return Proven.of(event, place.proof) if type(place) is Proven else event
 
 
 def entry_of(place: Sequence) -> int:

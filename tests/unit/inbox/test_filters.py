@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from contex_server.inbox.entry import Decision, Version, decode, encode
+from contex_server.inbox.entry import Decision, Version, decode, encode, read
 from contex_server.inbox.holdings import DIGEST_BYTES, Holding, pack_holders, unpack_holders
 from contex_server.inbox.judgement import Judgement, Occasion, judge
 from contex_server.inbox.subscriber import Subscriber, watched
@@ -31,7 +31,7 @@ def stored(*matches: Match, change: Change = Change.MATCHED, at: Sequence = AT) 
     """A decision as it is read again."""
     decision = Decision(change, AT, 4, "k", matches, 1)
     texts = Subscriber(AGENT, 1, AT, AT).texts
-    return decode(encode(decision, at), at, texts, {1: VERSION})
+    return decode(read(encode(decision, at), at), texts, {1: VERSION})
 
 
 def judged(near: list[Match], before: Holding | None = None, **fields: Any) -> Judgement:

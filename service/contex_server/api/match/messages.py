@@ -14,7 +14,7 @@ from contex_server.api.shared.convert import convert
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.kernel import event_codec
 from contex_server.kernel.config import Settings
-from contex_server.kernel.model import BEGINNING, Change, Match, utf8_bytes
+from contex_server.kernel.model import BEGINNING, Match, utf8_bytes
 from contex_server.kernel.protobuf import field, timestamp
 from contex_server.match.backtest import BacktestProgress, BacktestSummary
 from contex_server.match.feedback import Judgement
@@ -23,14 +23,9 @@ from contex_server.match.result import MatchedDatum, MatchResult
 from contex_server.matching.context import ContextFormat, render_one
 
 # Tags: field number * 8 + wire type 2.
-_BATCH_EVENTS = 1 << 3 | 2
-_MATCHED_EVENT = 1 << 3 | 2
 _MATCHED_MATCHES = 2 << 3 | 2
 _MATCHED_CONTEXT = 4 << 3 | 2
 _CONTEXT_OMITTED = bytes([5 << 3, 1])
-
-_PAYLOAD_OMITTED = bytes([3 << 3, 1])
-_KINDS = {change: bytes([6 << 3, change]) for change in Change}
 
 T = TypeVar("T")
 
@@ -137,26 +132,30 @@ def matched_batches(
     batch: list[bytes] = []
     start = size_bytes = 0
     for index, delivery in enumerate(chunk.deliveries):
-        event = field(_BATCH_EVENTS, _matched_event_bytes(delivery, form, room.single))
-        size_bytes += len(event)
+        event, told = wire.event_bytes(delivery.entry), delivery.told
+        if delivery.matches or form:
+            told += _also_told(delivery, form, room.single - len(event))
+        head = wire.batched(len(event))
+        # Both are their message's field 1.
+        outer = wire.batched(len(head) + len(event) + len(told))
+        size = len(outer) + len(head) + len(event) + len(told)
+        size_bytes += size
         if batch and size_bytes > room.several:
             taken = chunk.deliveries[start:index]
             yield Chunk(taken, taken[-1].position), b"".join(batch)
-            batch, start, size_bytes = [], index, len(event)
-        batch.append(event)
+            batch, start, size_bytes = [], index, size
+        batch += (outer, head, event, told)
     yield Chunk(chunk.deliveries[start:], chunk.position), b"".join(batch)
 
 
-def _matched_event_bytes(delivery: Delivery, form: ContextFormat, max_bytes: int) -> bytes:
-    parts = [field(_MATCHED_EVENT, wire.event_bytes(delivery.entry))]
-    if delivery.change is not None:
-        parts.append(_KINDS[delivery.change])
-    if delivery.payload_omitted:
-        parts.append(_PAYLOAD_OMITTED)
-    for match in delivery.matches:
-        parts.append(field(_MATCHED_MATCHES, match_message(match).SerializeToString()))
+def _also_told(delivery: Delivery, form: ContextFormat, max_bytes: int) -> bytes:
+    """The matches of a backtest's delivery, and the event written out."""
+    parts = [
+        field(_MATCHED_MATCHES, match_message(match).SerializeToString())
+        for match in delivery.matches
+    ]
     if form:
-        text = event_context(delivery, form, max_bytes - sum(map(len, parts)))
+        text = event_context(delivery, form, max_bytes - sum(map(len, parts)) - len(delivery.told))
         if text is None:
             parts.append(_CONTEXT_OMITTED)
         else:

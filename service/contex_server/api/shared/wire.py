@@ -44,6 +44,11 @@ _HEADS = tuple(bytes([_BATCH_EVENTS]) + varint(n + 2) for n in range(4_096))
 _SEQUENCE_HEADS = tuple(bytes([_EVENT_SEQUENCE, n]) for n in range(64))
 
 
+def batched(size: int) -> bytes:
+    """What precedes an event of a batch: tag and length."""
+    return _HEADS[size - 2] if 2 <= size < 4_098 else bytes([_BATCH_EVENTS]) + varint(size)
+
+
 def event_bytes(entry: Entry) -> bytes:
     """A serialised `contex.v1.Event`."""
     return _SEQUENCE_HEADS[len(entry.id)] + entry.id + entry.body

@@ -23,6 +23,7 @@ _ENTRIES = 2_000
 """Entries of inboxes that are filled in one call: some 4 ms of the store's time."""
 _SCANNED = 500
 _MEMBERS = "ctx:{0}:deciders"
+_entry = _sequence = tuple.__new__
 
 
 class RedisInboxes(Facet, InboxStore):
@@ -186,7 +187,11 @@ def _with_agents_key(bucket: int) -> str:
 
 
 def _entries(rows: Any) -> list[InboxEntry]:
-    return [InboxEntry(parse_sequence(place), fields[1]) for place, fields in rows or ()]
+    entries = []
+    for place, fields in rows or ():
+        ms, n = place.split(b"-")
+        entries.append(_entry(InboxEntry, (_sequence(Sequence, (int(ms), int(n))), fields[1])))
+    return entries
 
 
 def _filling(decisions: Mapping[int, ShardDecisions]) -> Iterator[dict[str, list[InboxEntry]]]:
