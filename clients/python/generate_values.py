@@ -46,6 +46,7 @@ VALUES = {
         RegistrationOutcome(Enum) OTHER
         Registration=RegisterAgentResponse context?= omitted_count= outcome?
         NeedsChanged! omitted_count=
+        Resync
         DeliveredNeed
         KnownDatum event?=
         HeldBackReason(Enum) OTHER

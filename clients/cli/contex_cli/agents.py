@@ -221,6 +221,9 @@ async def listen(
     written: contex.ContextFormat | None = option(
         None, "Print each event written out for a prompt instead.", "--format"
     ),
+    conflate: bool = option(
+        False, "Of what it has missed, only the latest of each data key.", "--conflate"
+    ),
 ) -> None:
     """Begins with what the agent has not acknowledged, and goes on until Ctrl-C. Each line says
     what has become of a datum: matched, updated, left, deleted, expired or erased.
@@ -235,7 +238,9 @@ async def listen(
             agent_id,
             after_sequence=after,
             context_format=written,
+            conflate=conflate,
             on_needs_changed=_tell_change,
+            on_resync=_tell_resync,
         )
         async with indexing_shown(session), opened as stream:
             if acknowledge:
@@ -270,6 +275,13 @@ def _tell_change(changed: contex.NeedsChanged) -> None:
         f"the registration was changed: {out.counted(len(changed.agent.needs), 'need')}; "
         "what that brings follows"
     )
+
+
+def _tell_resync(resync: contex.Resync) -> None:
+    remark = f"only the latest of each data key: {resync.superseded_count:,} earlier left out"
+    if resync.dropped_count:
+        remark += f", and {resync.dropped_count:,} of events without a data key"
+    out.remark(remark)
 
 
 class Acknowledger:

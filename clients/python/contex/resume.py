@@ -23,7 +23,7 @@ from .errors import ContexError, Unavailable, is_transient
 from .lazy import agents, events, wire
 
 if TYPE_CHECKING:
-    from .agents import NeedsChanged
+    from .agents import NeedsChanged, Resync
     from .events import Event, MatchedEvent
     from .v1 import agent_service_pb2, event_service_pb2
 
@@ -55,6 +55,7 @@ class ResumableStream(Generic[T]):
         ends: Whether the stream is complete when it ends (a replay); if not, that is a break.
         backoff: Computes the waits between calls.
         on_needs_changed: Called with a changed registration before what it brings is handed out.
+        on_resync: Called when deliveries are left out from there on.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ResumableStream(Generic[T]):
         ends: bool = False,
         backoff: Backoff | None = None,
         on_needs_changed: Callable[[NeedsChanged], object] | None = None,
+        on_resync: Callable[[Resync], object] | None = None,
     ) -> None:
         self._request = request
         self._decode = decode
@@ -73,6 +75,7 @@ class ResumableStream(Generic[T]):
         self._ends = ends
         self._backoff = backoff or Backoff()
         self._on_needs_changed = on_needs_changed
+        self._on_resync = on_resync
         self._items: Iterator[T] = iter(())
         self._items_left = 0
         self._is_inside = False
@@ -84,6 +87,7 @@ class ResumableStream(Generic[T]):
         self.reconnects = 0
         self.fell_behind = 0
         self.needs_changed: NeedsChanged | None = None
+        self.resync: Resync | None = None
 
     @property
     def started(self) -> bool:
@@ -132,6 +136,11 @@ class ResumableStream(Generic[T]):
             changed = self.needs_changed = agents.needs_changed(listened.needs_changed)
             if self._on_needs_changed is not None:
                 self._on_needs_changed(changed)
+        elif kind == "resync":
+            listened = cast("agent_service_pb2.ListenResponse", message)
+            left_out = self.resync = agents.resync(listened.resync)
+            if self._on_resync is not None:
+                self._on_resync(left_out)
 
     def take(self) -> T | None:
         """Hands out the next item of the last message; None if another must be read."""

@@ -163,16 +163,23 @@ class StreamRecorder:
             self.recorder.tasks.add(task)
             task.add_done_callback(self.recorder.tasks.discard)
 
-    async def sending(self, chunk: Chunk) -> None:
-        """Records what is about to be sent; waits while the store is away."""
+    async def sending(self, chunk: Chunk, *, apart: bool = False) -> None:
+        """Records what is about to be sent; waits while the store is away.
+
+        Args:
+            apart: What lies between the deliveries is left out.
+        """
         if not self.recorder.enabled or not chunk.deliveries:
             return
         upto = chunk.deliveries[-1].sequence
-        sending = Sending(self.agent_id, self.stream_id, self._position, upto)
+        spans = [(self._position, upto)]
+        if apart:
+            spans = [(delivery.sequence.prev(), delivery.sequence) for delivery in chunk.deliveries]
+        sendings = [Sending(self.agent_id, self.stream_id, *span) for span in spans]
         backoff, repeated = Backoff(*_BACKOFF_S), False
         while True:
             try:
-                await self.recorder.record(self.project, sendings=[sending], repeated=repeated)
+                await self.recorder.record(self.project, sendings=sendings, repeated=repeated)
             except ContexError as error:
                 if error.reason is not Reason.STORE_UNAVAILABLE:
                     raise

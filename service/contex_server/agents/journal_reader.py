@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -40,7 +41,7 @@ from contex_server.kernel.model import (
     utf8_bytes,
 )
 from contex_server.kernel.scope import Scope
-from contex_server.kernel.slices import Slices, sliced
+from contex_server.kernel.slices import sliced
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.audit import Note
 from contex_server.log.inboxes import InboxEntry
@@ -117,6 +118,9 @@ class JournalReader:
     ) -> None:
         """What an agent knew by its inbox."""
         made = made_ms(knowledge.record)
+        trimmed = (await self.inboxes.store.inbox_end(project, agent_id)).trimmed.upto
+        if BEGINNING < knowledge.inbox < trimmed:
+            raise _expired(agent_id, trimmed)
         sent: dict[str, tuple[Sequence, Decision]] = {}
         span = Range(until=min(knowledge.inbox, inbox_id(until)))
         async for place, decision in self._decisions(project, agent_id, span):
@@ -162,19 +166,14 @@ class JournalReader:
     async def _decisions(
         self, project: str, agent_id: str, span: Range
     ) -> AsyncGenerator[tuple[Sequence, Decision], None]:
-        """What was decided for an agent in a range of its inbox."""
+        """What was decided for an agent in a range of its inbox; of what was trimmed, the latest of
+        each data key."""
         subscriber = await self.inboxes.subscriber(project, agent_id)
         texts = {} if subscriber is None else subscriber.texts
-        slices = Slices()
-        while page := await self.inboxes.store.inbox(project, agent_id, span, _INBOX_PAGE):
-            decisions = await self.inboxes.decisions(project, texts, page)
-            for (place, _), decision in zip(page, decisions, strict=True):
-                await slices.pause()
-                if decision.change is not Change.REGISTERED:
-                    yield place, decision
-            if len(page) < _INBOX_PAGE:
-                return
-            span = span.rest(page[-1].id)
+        async with aclosing(self.inboxes.entries(project, agent_id, span)) as source:
+            async for place, head in source:
+                if head.change is not Change.REGISTERED:
+                    yield place, await self.inboxes.decision(project, texts, head)
 
     async def deliveries_to(
         self,
@@ -431,11 +430,7 @@ class JournalReader:
             if b"k" in note.fields:
                 if note.sequence > until and not note.fields.get(b"record"):
                     raise _not_registered(project, agent_id, until.ms)
-                raise ContexError(
-                    Reason.RECORDS_EXPIRED,
-                    f"what agent {agent_id!r} knew is on record from {_iso(note.sequence)} on",
-                    metadata={"earliest_time": _iso(note.sequence)},
-                )
+                raise _expired(agent_id, note.sequence)
         stored = await self.agents.agent(project, agent_id)
         if stored is None:
             raise agent_not_found(project, agent_id)
@@ -538,6 +533,14 @@ def _texts_in(notes: Iterable[Note]) -> NeedTexts:
             if isinstance(decoded, AgentKnowledge | RegistrationNote) and decoded.record:
                 texts |= need_texts([decoded.record])
     return texts
+
+
+def _expired(agent_id: str, begin: Sequence) -> ContexError:
+    return ContexError(
+        Reason.RECORDS_EXPIRED,
+        f"what agent {agent_id!r} knew is on record from {_iso(begin)} on",
+        metadata={"earliest_time": _iso(begin)},
+    )
 
 
 def _not_registered(project: str, agent_id: str, unix_ms: int) -> ContexError:

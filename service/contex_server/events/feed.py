@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError
@@ -20,6 +21,13 @@ from contex_server.kernel.inbox_ids import entry_of
 from contex_server.kernel.model import Agent, Change, Entry, Event, Match, Proven, Sequence
 
 _SHARED_CHUNKS = 8
+
+
+class Resync(NamedTuple):
+    """From here on, deliveries are left out; see `contex.v1.Resync`."""
+
+    superseded: int
+    dropped: int
 
 
 @dataclass(slots=True, eq=False)
@@ -35,8 +43,8 @@ class Delivery:
         change: In an agent's feed: what it tells the agent. None in others.
         told: In an agent's feed: the same with the needs that it meets, as fields of
             `contex.v1.MatchedEvent`.
-        registered: In an agent's feed: its registration from here on, which is sent instead of the
-            event, as a message of its own.
+        instead: What is sent instead of the event, as a message of its own: an agent's registration
+            from here on, or that deliveries are left out.
     """
 
     sequence: Sequence
@@ -45,12 +53,14 @@ class Delivery:
     event: Event | None = None
     change: Change | None = None
     told: bytes = b""
-    registered: Agent | None = None
+    instead: Agent | Resync | None = None
     _size: int = field(default=0, init=False)
 
     @property
     def position(self) -> Sequence:
         """Where a reader stands once it has this."""
+        if isinstance(self.instead, Resync):
+            return self.sequence
         if self.change is None:
             return event_codec.proven(self.entry)
         if entry_of(self.sequence):
@@ -72,7 +82,8 @@ class Chunk:
     """Deliveries that go out together, mostly as one message.
 
     Attributes:
-        deliveries: In log order; may be empty. A change of needs is alone in its chunk.
+        deliveries: In log order; may be empty. What is sent instead of events is
+            alone in its chunk.
         position: Everything up to here has been delivered, with this chunk.
         rendered: The message's bytes, rendered on first use.
         parts: In an agent's feed, by format: the messages that it makes, with what each carries.
@@ -84,9 +95,9 @@ class Chunk:
     parts: dict[int, list[tuple[Chunk, bytes]]] = field(default_factory=dict)
 
     @property
-    def registered(self) -> Agent | None:
-        """The registration from here on, if this chunk is a change of it."""
-        return self.deliveries[0].registered if self.deliveries else None
+    def instead(self) -> Agent | Resync | None:
+        """What is sent instead of events."""
+        return self.deliveries[0].instead if self.deliveries else None
 
 
 class Behind(Exception):
@@ -188,7 +199,7 @@ class Feed:
         size = 0
         for delivery in islice(self._ring, start - self._first, None):
             size += delivery.size
-            alone = delivery.registered or (taken and taken[0].registered)
+            alone = delivery.instead or (taken and taken[0].instead)
             if taken and (size > max_bytes or alone):
                 break
             taken.append(delivery)

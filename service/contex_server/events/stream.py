@@ -213,11 +213,11 @@ async def stream(
 
 
 def _visible(deliveries: SequenceOf[Delivery], scope: Scope) -> list[Delivery]:
-    """The deliveries that a reader may see; a change of needs is one that it may."""
+    """The deliveries that a reader may see; what is sent instead of events it may."""
     return [
         delivery
         for delivery in deliveries
-        if delivery.registered is not None
+        if delivery.instead is not None
         or scope.admits((delivery.event or event_codec.decode(delivery.entry)).data_key)
     ]
 
@@ -230,7 +230,7 @@ def split(deliveries: list[Delivery], end: Sequence, message_bytes: int) -> list
     size = 0
     for delivery in deliveries:
         size += delivery.size
-        alone = delivery.registered or (chunks[-1] and chunks[-1][0].registered)
+        alone = delivery.instead or (chunks[-1] and chunks[-1][0].instead)
         if chunks[-1] and (alone or size > message_bytes):
             chunks.append([])
             size = delivery.size

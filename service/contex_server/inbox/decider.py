@@ -44,6 +44,7 @@ from contex_server.inbox.subscriber import (
     decode_subscriber,
     encode_subscriber,
 )
+from contex_server.inbox.trimming import Trimmer
 from contex_server.kernel import event_codec
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.config import Settings
@@ -207,6 +208,7 @@ class ProjectDecider:
         self._left: dict[str, Sequence] = {}
         """Where agents left in a pass behind the live one, which begins with the next of the id."""
         self._wake = asyncio.Event()
+        self._trimmer = Trimmer(project, reader, settings, shards, self._known, self._lock)
         self._versions: dict[Version, int] = {}
         self._failures = Failures("deciding_failed")
         self.ended = False
@@ -242,6 +244,7 @@ class ProjectDecider:
                 tasks.create_task(self._follow())
                 tasks.create_task(self._bring_up())
                 tasks.create_task(self._note_positions())
+                tasks.create_task(self._trim())
         except* Fenced:
             log.info("shards_lost", project=self.project, shards=sorted(self.shards))
         except* Unanswered as group:
@@ -409,6 +412,12 @@ class ProjectDecider:
             if looked < self._live.position and self._live.members:
                 looked = self._live.position
                 await self._retrying(self._take_background_if_due)
+
+    async def _trim(self) -> None:
+        """Keeps the inboxes within their bounds."""
+        looked = 0.0
+        while True:
+            looked = await self._retrying(partial(self._trimmer.next, looked))
 
     async def _take_background_if_due(self) -> None:
         """Opens the matcher if that is due, which takes it and tells all by an event."""
@@ -669,6 +678,7 @@ class ProjectDecider:
                 raise Unanswered(error.message) from error
             raise
         reached("decided")
+        self._trimmer.grown(draft.entries)
         for shard, position in positions.items():
             self.shards[shard] = self.shards[shard]._replace(position=position)
 

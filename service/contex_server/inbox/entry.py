@@ -176,6 +176,11 @@ def read(body: bytes, at: Sequence) -> Head:
     return _head(Head, (change, event, revision, str(body[end:], "utf-8"), version, worded, exact))
 
 
+def is_of_datum(head: Head) -> bool:
+    """Whether an entry tells of a datum what a later one of the same datum tells anew."""
+    return bool(head.data_key) and head.change is not Change.ERASED
+
+
 def passage_of(need: tuple[Any, ...]) -> int:
     """The number of the passage by which a need in words was met."""
     return int(need[3])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from contex_server.events.feed import Delivery
+from contex_server.events.feed import Delivery, Resync
 from contex_server.events.stream import Selected, Source
 from contex_server.inbox import wire
-from contex_server.inbox.entry import Decision, Head, Version, decode, passage_of, read
+from contex_server.inbox.entry import Decision, Head, Version, decode, is_of_datum, passage_of, read
 from contex_server.inbox.subscriber import Subscriber, decode_subscriber
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import agent_not_found
@@ -21,7 +22,7 @@ from contex_server.kernel.inbox_ids import event_of, inbox_id, last_place
 from contex_server.kernel.model import BEGINNING, Change, Entry, Event, Range, Sequence
 from contex_server.kernel.slices import Slices, sliced
 from contex_server.log.agents import AgentStore, JournalStore
-from contex_server.log.inboxes import InboxEntry, InboxStore
+from contex_server.log.inboxes import InboxEntry, InboxStore, Standing, Trimmed
 from contex_server.log.pages import check_same_log
 from contex_server.log.port import READ_BYTES, EventLog
 from contex_server.match.agent_codec import AgentDamaged, agent_of_event, intact
@@ -32,6 +33,8 @@ _SHORTEST_S, _LONGEST_S = 0.002, 0.1
 """Between two looks at an inbox that is not decided up to the end of the log."""
 _PROJECTS = 1_024
 _MANY = 32
+_CONFLATED = 500_000
+"""Entries that are searched for the latest of each data key."""
 _QUOTES = 4_096
 _PLAIN = frozenset(Change) - {Change.ERASED, Change.REGISTERED}
 
@@ -44,6 +47,7 @@ class Page(NamedTuple):
         upto: The place up to which the inbox is known: it has all that comes before.
         last: Whether the inbox held no more.
         is_over: Whether nothing is decided for the agent any more.
+        trimmed: What was let go of behind the position: the deliveries are those of the base.
     """
 
     deliveries: list[Delivery]
@@ -51,6 +55,36 @@ class Page(NamedTuple):
     upto: Sequence
     last: bool
     is_over: bool
+    trimmed: Trimmed | None = None
+
+
+@dataclass(slots=True)
+class Latest:
+    """Of some entries of an inbox, the latest of each data key.
+
+    Erasures are told one by one, and so are changes of needs and events of no datum.
+
+    Attributes:
+        count: How many there are.
+        superseded: Of how many there is a later one.
+    """
+
+    count: int = 0
+    superseded: int = 0
+    _upto: Sequence = BEGINNING
+    _places: dict[str, Sequence] = field(default_factory=dict)
+
+    def add(self, place: Sequence, head: Head) -> None:
+        """Adds the next entry."""
+        self.count += 1
+        self._upto = place
+        if is_of_datum(head):
+            self.superseded += head.data_key in self._places
+            self._places[head.data_key] = place
+
+    def has(self, place: Sequence, head: Head) -> bool:
+        """Whether an entry is not superseded."""
+        return not is_of_datum(head) or place > self._upto or self._places[head.data_key] == place
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +105,7 @@ class InboxReader:
 
     async def subscriber(self, project: str, agent_id: str) -> Subscriber | None:
         """What decides for an agent; None if nothing does yet, or can be read."""
-        record, position = await self.store.standing(project, agent_id)
-        try:
-            return decode_subscriber(record, position) if record else None
-        except AgentDamaged:
-            return None
+        return _subscriber(await self.store.standing(project, agent_id))
 
     async def subscribers(self, project: str) -> dict[str, Subscriber]:
         """What decides for each agent."""
@@ -96,8 +126,7 @@ class InboxReader:
 
     async def is_gone(self, project: str, agent_id: str, registered_ms: int) -> bool:
         """Whether an agent is registered no more, and its decider has come to that."""
-        record, _ = await self.store.standing(project, agent_id)
-        if record:
+        if (await self.store.standing(project, agent_id)).record:
             return False
         stored = await self.agents.agent(project, agent_id)
         if stored is None:
@@ -111,11 +140,14 @@ class InboxReader:
         self, project: str, texts: dict[str, str], entries: Iterable[InboxEntry]
     ) -> list[Decision]:
         """Entries, decoded; `texts` are the words of needs by id."""
-        found: list[Decision] = []
-        async for place, body in sliced(entries):
-            head = read(body, event_of(place))
-            found.append(decode(head, texts, await self._versions_with(project, head.version)))
-        return found
+        return [
+            await self.decision(project, texts, read(body, event_of(place)))
+            async for place, body in sliced(entries)
+        ]
+
+    async def decision(self, project: str, texts: dict[str, str], head: Head) -> Decision:
+        """One that was read."""
+        return decode(head, texts, await self._versions_with(project, head.version))
 
     async def _versions_with(self, project: str, number: int) -> dict[int, Version]:
         """What decisions were made by, also the one of this number if it is not 0."""
@@ -127,10 +159,18 @@ class InboxReader:
         return versions
 
     async def deliveries(
-        self, project: str, texts: dict[str, str], entries: list[InboxEntry]
+        self,
+        project: str,
+        texts: dict[str, str],
+        entries: list[InboxEntry],
+        latest: Latest | None = None,
     ) -> list[Delivery]:
-        """Entries as they are delivered, with their events."""
+        """Entries as they are delivered, with their events; of some only the `latest`."""
         heads = [read(body, event_of(place)) for place, body in entries]
+        if latest is not None:
+            places = [place for place, _ in entries]
+            kept = list(map(latest.has, places, heads))
+            entries, heads = list(compress(entries, kept)), list(compress(heads, kept))
         await asyncio.sleep(0)
         events = await self._events(project, [head.event for head in heads])
         versions = await self._versions_with(project, max((h.version for h in heads), default=0))
@@ -169,7 +209,7 @@ class InboxReader:
                 agent, _ = agent_of_event(event_codec.decode(entry))
             except AgentDamaged:
                 return None
-            return Delivery(place, entry, change=change, registered=agent)
+            return Delivery(place, entry, change=change, instead=agent)
         quotes = {} if omitted or not head.worded else await self._quotes(project, head, entry)
         versions = await self._versions_with(project, head.version)
         told = wire.told(head, texts, versions, quotes, omitted=omitted)
@@ -204,7 +244,13 @@ class InboxReader:
         return found
 
     async def page(
-        self, project: str, agent_id: str, registered_ms: int, position: Sequence, count: int
+        self,
+        project: str,
+        agent_id: str,
+        registered_ms: int,
+        position: Sequence,
+        count: int,
+        latest: Latest | None = None,
     ) -> Page:
         """What comes after a position of an inbox, as far as one page has room.
 
@@ -213,24 +259,71 @@ class InboxReader:
         """
         # Asked first: what is read then has everything up to there.
         end = await self.store.inbox_end(project, agent_id)
-        entries = await self.store.inbox(project, agent_id, Range(position), count)
-        last = len(entries) < count
-        # Asked afterwards: what was read is not a later agent's then.
-        subscriber = await self.subscriber(project, agent_id)
+        based = position < end.trimmed.upto
+        if based:
+            entries = await self.store.base(project, agent_id, position, count)
+        else:
+            entries = await self.store.inbox(project, agent_id, Range(position), count)
+        last = len(entries) < count and not based
+        # Asked afterwards: what was read is not a later agent's then, nor was it trimmed before.
+        standing = await self.store.standing(project, agent_id)
+        subscriber = _subscriber(standing)
         if subscriber is not None and subscriber.agent.registered_ms > registered_ms:
             raise agent_not_found(project, agent_id)
+        if not based and position < standing.trimmed.upto:
+            return await self.page(project, agent_id, registered_ms, position, count, latest)
         upto, deliveries = position, list[Delivery]()
         if entries:
             texts = {} if subscriber is None else subscriber.texts
-            deliveries = await self.deliveries(project, texts, entries)
+            deliveries = await self.deliveries(project, texts, entries, latest)
             upto = position = entries[-1].id
             if deliveries and deliveries[-1].sequence == position:
                 position = deliveries[-1].position
+        if based and len(entries) < count and position < end.trimmed.upto:
+            upto = position = end.trimmed.upto
         if last:
             upto = max(upto, last_place(end.position))
             if (reached := inbox_id(end.position)) > position:
                 position = await self.proven(project, reached)
-        return Page(deliveries, position, upto, last, subscriber is None)
+        trimmed = end.trimmed if based else None
+        return Page(deliveries, position, upto, last, subscriber is None, trimmed)
+
+    async def latest(self, project: str, agent_id: str, position: Sequence) -> Latest:
+        """Of what an inbox has after a position, the latest of each data key."""
+        found, span = Latest(), Range(position)
+        async with aclosing(self.entries(project, agent_id, span)) as source:
+            async for place, head in source:
+                found.add(place, head)
+                if found.count == _CONFLATED:
+                    break
+        return found
+
+    async def entries(
+        self, project: str, agent_id: str, span: Range
+    ) -> AsyncGenerator[tuple[Sequence, Head], None]:
+        """What was decided for an agent in a range of its inbox, forwards; of what was trimmed, the
+        base."""
+        slices = Slices()
+        trimmed = (await self.store.inbox_end(project, agent_id)).trimmed.upto
+        position = span.after
+        while position < span.until:
+            if position < trimmed:
+                page = await self.store.base(project, agent_id, position, _PAGE)
+            else:
+                rest = Range(position, span.until)
+                page = await self.store.inbox(project, agent_id, rest, _PAGE)
+            for place, body in page:
+                if place > span.until:
+                    return
+                yield place, read(body, event_of(place))
+                if slices.is_over():
+                    await slices.pause()
+            if len(page) == _PAGE:
+                position = page[-1].id
+            elif position < trimmed:
+                position = trimmed
+            else:
+                return
 
     async def proven(self, project: str, place: Sequence) -> Sequence:
         """A place with the proof of its event, if that is there."""
@@ -254,9 +347,15 @@ class InboxReader:
             raise agent_not_found(project, agent_id)
         return subscriber.agent.registered_ms == registered_ms
 
-    def source(self, project: str, agent_id: str, registered_ms: int) -> Source:
+    def source(
+        self, project: str, agent_id: str, registered_ms: int, *, conflate: bool = False
+    ) -> Source:
         """An agent's inbox as what a stream catches up with: with all that is in the log by then,
-        also what is still to be decided."""
+        also what is still to be decided.
+
+        Args:
+            conflate: Of what is in it, only the latest of each data key.
+        """
 
         async def pages(position: Sequence, resumed: bool) -> AsyncGenerator[Selected, None]:
             until = inbox_id((await self.log.bounds(project)).tail)
@@ -266,8 +365,17 @@ class InboxReader:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, _LONGEST_S)
             wait_s = _SHORTEST_S
+            latest, trimmed = None, False
+            if conflate:
+                latest = await self.latest(project, agent_id, position)
+                if latest.superseded:
+                    yield Selected([_resync(position, latest.superseded, 0)], position, last=False)
             while True:
-                page = await self.page(project, agent_id, registered_ms, position, count)
+                page = await self.page(project, agent_id, registered_ms, position, count, latest)
+                if page.trimmed is not None and not trimmed:
+                    trimmed = True
+                    _, *counts = page.trimmed
+                    yield Selected([_resync(position, *counts)], position, last=False)
                 last = page.last and page.position >= until
                 yield Selected(page.deliveries, page.position, last)
                 if last:
@@ -282,6 +390,19 @@ class InboxReader:
             await check_same_log(self.log, project, bounds, event_of(position), readable=False)
 
         return Source(pages, check, joins=False)
+
+
+def _subscriber(standing: Standing) -> Subscriber | None:
+    try:
+        record = standing.record
+        return decode_subscriber(record, standing.position) if record else None
+    except AgentDamaged:
+        return None
+
+
+def _resync(position: Sequence, superseded: int, dropped: int) -> Delivery:
+    """Tells, at a position, that deliveries are left out from there on."""
+    return Delivery(position, Entry(b"", b""), instead=Resync(superseded, dropped))
 
 
 def _stub(head: Head) -> Entry:

@@ -159,6 +159,7 @@ class Settings(BaseSettings):
     delivery_records: bool = True
     delivery_retention_days: int = Field(default=30, ge=1, le=3_650)
     journal_entries: int = Field(default=100_000, ge=1_000)
+    inbox_bytes: int = Field(default=64 * MIB, ge=64 * KIB)
     audit_retention_days: int = Field(default=365, ge=0, le=36_500)
 
     archive_url: str | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from contex_server.kernel.model import Range, Sequence
+from contex_server.kernel.model import BEGINNING, Range, Sequence
 
 SHARDS = 4
 """As many servers can decide for the agents of one project."""
@@ -39,16 +39,48 @@ class InboxEntry(NamedTuple):
     body: bytes
 
 
+class Trimmed(NamedTuple):
+    """What an inbox has let go of.
+
+    Attributes:
+        upto: The id up to which it is trimmed; of what came until then, the base has the latest of
+            each data key.
+        summed_up: Deliveries that were trimmed before the agent acknowledged them, and of whose
+            datum there is a later one.
+        dropped: Likewise those of no datum.
+    """
+
+    upto: Sequence = BEGINNING
+    summed_up: int = 0
+    dropped: int = 0
+
+
 class InboxEnd(NamedTuple):
-    """Where an inbox ends.
+    """Where an inbox begins and ends.
 
     Attributes:
         last: The id of its last entry, also of one that is there no more.
         position: Up to which event it is decided.
+        trimmed: What it has let go of.
     """
 
     last: Sequence
     position: Sequence
+    trimmed: Trimmed = Trimmed()
+
+
+class InboxSize(NamedTuple):
+    """How large an inbox is.
+
+    Attributes:
+        size_bytes: In the store's memory, about.
+        length: Number of entries.
+        first: The oldest entry; None if there is none.
+    """
+
+    size_bytes: int
+    length: int
+    first: Sequence | None
 
 
 class Standing(NamedTuple):
@@ -57,10 +89,12 @@ class Standing(NamedTuple):
     Attributes:
         record: Opaque to the log; b"" if the agent is gone, None: as it is.
         position: Its own, behind that of its shard; None: that of its shard.
+        trimmed: What its inbox has let go of; only read.
     """
 
     record: bytes | None
     position: Sequence | None = None
+    trimmed: Trimmed = Trimmed()
 
 
 @dataclass(slots=True)
@@ -106,8 +140,8 @@ class InboxStore(Protocol):
     async def standings(self, project: str) -> dict[str, tuple[bytes, Sequence | None]]:
         """What decides for each agent, and its own position if it has one."""
 
-    async def standing(self, project: str, agent_id: str) -> tuple[bytes, Sequence | None]:
-        """The same of one agent; b"" if nothing does."""
+    async def standing(self, project: str, agent_id: str) -> Standing:
+        """What decides for one agent; b"" if nothing does."""
 
     async def holders(self, project: str, shard: int, data_keys: Iterable[str]) -> dict[str, bytes]:
         """What is known of who was sent some data."""
@@ -141,7 +175,34 @@ class InboxStore(Protocol):
         """The same of several agents, in one turn."""
 
     async def inbox_end(self, project: str, agent_id: str) -> InboxEnd:
-        """Where an inbox ends."""
+        """Where an inbox begins and ends."""
+
+    async def sizes(self, project: str, agent_ids: Iterable[str]) -> dict[str, InboxSize]:
+        """How large some inboxes are."""
+
+    async def base(
+        self, project: str, agent_id: str, after: Sequence, count: int
+    ) -> list[InboxEntry]:
+        """Of what was trimmed off an inbox, the latest of each data key; the first `count`."""
+
+    async def base_length(self, project: str, agent_id: str) -> int:
+        """How many these are."""
+
+    async def trim(
+        self,
+        project: str,
+        agent_id: str,
+        shard: Shard,
+        base: Iterable[InboxEntry],
+        trimmed: Trimmed,
+    ) -> bool:
+        """Trims an inbox, and replaces its base.
+
+        Args:
+            trimmed: Up to where, and how many were not acknowledged beside those of before.
+
+        Returns False, and nothing has changed, if the shard has another owner by now.
+        """
 
     async def place(self, project: str, agent_id: str) -> Sequence | None:
         """Where an agent stands inside of what an event brought, if it is inside."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (3, "9d63422a86bcc8a2e4973345fec1fe45a9fa7b3f846044e59866aedefb5d238d")
+RECORDED = (3, "b99c382c86076547cde630d41b70543cf62e69e63452d60b23d63695d8913142")
 """A revision, and the digest of what the protos declare with it."""
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Needed,
         NeedsChanged,
         Registration,
+        Resync,
     )
     from contex.events import ContextFormat, Event, MatchedEvent, MatchKind
     from contex.wire import At
@@ -173,7 +174,9 @@ class AsyncAgentService(AsyncCalls):
         after_sequence: str | None = None,
         heartbeat_interval_ms: int = 0,
         context_format: ContextFormat | None = None,
+        conflate: bool = False,
         on_needs_changed: Callable[[NeedsChanged], object] | None = None,
+        on_resync: Callable[[Resync], object] | None = None,
         reconnect: bool = True,
     ) -> Subscription[MatchedEvent]:
         """Streams what the agent gets, without end: the same whether it was away meanwhile or not.
@@ -187,7 +190,11 @@ class AsyncAgentService(AsyncCalls):
             after_sequence: Start after this event instead.
             heartbeat_interval_ms: As in `subscribe`.
             context_format: Returns each event as text, too, in its `context`.
+            conflate: Of what the agent has missed, only the latest delivery of each data key.
             on_needs_changed: Called with the changed registration before what it brings.
+            on_resync: Called with how many deliveries are left out, where that begins: with
+                `conflate`, or because the inbox was trimmed. What follows says all the same what
+                has become of each datum.
             reconnect: As in `subscribe`.
 
         Raises:
@@ -200,9 +207,14 @@ class AsyncAgentService(AsyncCalls):
             agent_id=agent_id,
             heartbeat_interval_ms=heartbeat_interval_ms,
             context_format=events.to_context_format(context_format),
+            conflate=conflate,
         )
         stream = ResumableStream(
-            request, events.matched_event, reconnect=reconnect, on_needs_changed=on_needs_changed
+            request,
+            events.matched_event,
+            reconnect=reconnect,
+            on_needs_changed=on_needs_changed,
+            on_resync=on_resync,
         )
         return self._subscription(
             lambda: self._agents.Listen,

@@ -13,7 +13,7 @@ from .closing import Closeable
 from .transport import Reader, StreamCall
 
 if TYPE_CHECKING:
-    from contex.agents import NeedsChanged
+    from contex.agents import NeedsChanged, Resync
     from contex.resume import ResumableStream, StreamMessage, StreamRequest
 
 T = TypeVar("T")
@@ -105,6 +105,11 @@ class SyncSubscription(Closeable, Generic[T]):
     def needs_changed(self) -> NeedsChanged | None:
         """The last change of the agent's registration that the stream reported, if any."""
         return self._stream.needs_changed
+
+    @property
+    def resync(self) -> Resync | None:
+        """What was left out when that was told last, to the stream of an agent."""
+        return self._stream.resync
 
     def open(self) -> Self:
         """Opens the stream, if it is not open yet: whatever is published from now on arrives.

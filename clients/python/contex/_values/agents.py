@@ -49,6 +49,7 @@ __all__ = [
     "NeedsChanged",
     "Registration",
     "RegistrationOutcome",
+    "Resync",
     "agent",
     "agent_context",
     "agent_stream",
@@ -59,6 +60,7 @@ __all__ = [
     "min_delta",
     "need",
     "registration",
+    "resync",
 ]
 
 
@@ -256,6 +258,38 @@ class NeedsChanged:
     agent: Agent
     data: tuple[MatchedEvent, ...]
     omitted_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """From here on, only the latest delivery of each datum follows, in the order in which they
+    changed last, up to where the inbox is whole.
+
+    Sent if ListenRequest.conflate asked for that, and if the stream begins in a part of the inbox
+    that was trimmed: after what was acknowledged has been kept for as long as records of deliveries
+    are, or because the inbox had grown beyond its bound (CONTEX_INBOX_BYTES). Whoever keeps the
+    latest delivery of each key, by what `kind` says, need not do anything: nothing that changed is
+    missing. Erasures are never left out.
+
+    Attributes:
+        superseded_count: How many deliveries are left out because a later one of their datum
+            follows. Of a trimmed inbox these are those that the agent had not acknowledged when it
+            was trimmed, at any time.
+        dropped_count: Likewise deliveries of events without a data key: nothing tells of them any
+            more, but they can be read from the log. Always 0 with conflate, which leaves none of
+            them out.
+    """
+
+    superseded_count: int
+    dropped_count: int
+
+
+def resync(message: agent_service_pb2.Resync) -> Resync:
+    """The `Resync` of a message."""
+    return Resync(
+        superseded_count=message.superseded_count,
+        dropped_count=message.dropped_count,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -751,6 +751,7 @@ class ListenRequest(_message.Message):
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     CONTEXT_FORMAT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    CONFLATE_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
@@ -769,6 +770,11 @@ class ListenRequest(_message.Message):
     """Resumes an interrupted call: the last cursor received, or that of a registration, with the
     other fields unchanged. What they say of the start no longer matters.
     """
+    conflate: _builtins.bool
+    """Of what the agent has missed, only the latest delivery of each data key, in the order in which
+    the data changed last; a `resync` message says how many are left out. Events without a data key
+    and erasures are all delivered. What is published while the stream is live comes as always.
+    """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
         """At the first event at or after this instant."""
@@ -784,10 +790,11 @@ class ListenRequest(_message.Message):
         heartbeat_interval_ms: _builtins.int = ...,
         context_format: _event_pb2.ContextFormat.ValueType = ...,
         cursor: _builtins.str = ...,
+        conflate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "edge", b"edge", "from_time", b"from_time", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent_id", b"agent_id", "context_format", b"context_format", "cursor", b"cursor", "edge", b"edge", "from_time", b"from_time", "heartbeat_interval_ms", b"heartbeat_interval_ms", "project", b"project", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent_id", b"agent_id", "conflate", b"conflate", "context_format", b"context_format", "cursor", b"cursor", "edge", b"edge", "from_time", b"from_time", "heartbeat_interval_ms", b"heartbeat_interval_ms", "project", b"project", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["edge", "after_sequence", "from_time"]  # noqa: Y015
     _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
@@ -807,6 +814,7 @@ class ListenResponse(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     NEEDS_CHANGED_FIELD_NUMBER: _builtins.int
+    RESYNC_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
@@ -836,6 +844,10 @@ class ListenResponse(_message.Message):
         """The agent's registration was changed; the following events are matched by the new one."""
 
     @_builtins.property
+    def resync(self) -> Global___Resync:
+        """Deliveries are left out from here on, as later ones of the same data follow."""
+
+    @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp:
         """The server's clock when it built this message."""
 
@@ -848,14 +860,15 @@ class ListenResponse(_message.Message):
         checkpoint: _event_pb2.Checkpoint | None = ...,
         heartbeat: _event_pb2.Heartbeat | None = ...,
         needs_changed: Global___NeedsChanged | None = ...,
+        resync: Global___Resync | None = ...,
         cursor: _builtins.str = ...,
         server_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "events", b"events", "fell_behind", b"fell_behind", "heartbeat", b"heartbeat", "message", b"message", "needs_changed", b"needs_changed", "server_time", b"server_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "events", b"events", "fell_behind", b"fell_behind", "heartbeat", b"heartbeat", "message", b"message", "needs_changed", b"needs_changed", "resync", b"resync", "server_time", b"server_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "cursor", b"cursor", "events", b"events", "fell_behind", b"fell_behind", "heartbeat", b"heartbeat", "message", b"message", "needs_changed", b"needs_changed", "server_time", b"server_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "cursor", b"cursor", "events", b"events", "fell_behind", b"fell_behind", "heartbeat", b"heartbeat", "message", b"message", "needs_changed", b"needs_changed", "resync", b"resync", "server_time", b"server_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["events", "caught_up", "fell_behind", "checkpoint", "heartbeat", "needs_changed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["events", "caught_up", "fell_behind", "checkpoint", "heartbeat", "needs_changed", "resync"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -897,6 +910,42 @@ class NeedsChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NeedsChanged: _TypeAlias = NeedsChanged  # noqa: Y015
+
+@_typing.final
+class Resync(_message.Message):
+    """From here on, only the latest delivery of each datum follows, in the order in which they changed
+    last, up to where the inbox is whole. Sent if ListenRequest.conflate asked for that, and if the
+    stream begins in a part of the inbox that was trimmed: after what was acknowledged has been kept
+    for as long as records of deliveries are, or because the inbox had grown beyond its bound
+    (CONTEX_INBOX_BYTES). Whoever keeps the latest delivery of each key, by what `kind` says, need not
+    do anything: nothing that changed is missing. Erasures are never left out.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPERSEDED_COUNT_FIELD_NUMBER: _builtins.int
+    DROPPED_COUNT_FIELD_NUMBER: _builtins.int
+    superseded_count: _builtins.int
+    """How many deliveries are left out because a later one of their datum follows. Of a trimmed inbox
+    these are those that the agent had not acknowledged when it was trimmed, at any time.
+    """
+    dropped_count: _builtins.int
+    """Likewise deliveries of events without a data key: nothing tells of them any more, but they can
+    be read from the log. Always 0 with conflate, which leaves none of them out.
+    """
+    def __init__(
+        self,
+        *,
+        superseded_count: _builtins.int = ...,
+        dropped_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_count", b"dropped_count", "superseded_count", b"superseded_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resync: _TypeAlias = Resync  # noqa: Y015
 
 @_typing.final
 class AcknowledgeRequest(_message.Message):

@@ -84,10 +84,15 @@ def _parts(
     project: str, chunk: Chunk, form: ContextFormat, room: BatchRoom, cursor: Sequence
 ) -> Iterator[tuple[Chunk, bytes]]:
     kind, batches = wire.RESPONSE_EVENTS, match_messages.matched_batches(chunk, form, room)
-    if chunk.registered is not None:
+    if isinstance(chunk.instead, Agent):
         kind = wire.RESPONSE_NEEDS_CHANGED
-        changed = pb.NeedsChanged(agent=agent_message(chunk.registered, cursor))
+        changed = pb.NeedsChanged(agent=agent_message(chunk.instead, cursor))
         batches = iter([(chunk, changed.SerializeToString())])
+    elif chunk.instead is not None:
+        kind = wire.RESPONSE_RESYNC
+        superseded, dropped = chunk.instead
+        resync = pb.Resync(superseded_count=superseded, dropped_count=dropped)
+        batches = iter([(Chunk([], chunk.position), resync.SerializeToString())])
     for part, content in batches:
         yield part, wire.response(project, kind, content, part.position, Token.INBOX)
 

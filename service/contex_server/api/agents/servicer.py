@@ -22,7 +22,7 @@ from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import Checks, ContexError, event_not_found, invalid_field
 from contex_server.kernel.inbox_ids import entry_of, event_of, inbox_id
-from contex_server.kernel.model import BEGINNING, Change, MinDelta, Sequence
+from contex_server.kernel.model import BEGINNING, Agent, Change, MinDelta, Sequence
 from contex_server.kernel.slices import sliced
 from contex_server.matching.context import ContextFormat
 from contex_server.state.moments import resolve_moment
@@ -128,7 +128,9 @@ class AgentServicer(Servicer):
         position = await ranges.inbox_start_of(self._log, request, start, kept)
         async with inbox.hub.feed(call.project, agent_id, agent.registered_ms) as feed:
             source = stream(
-                inbox.reader.source(call.project, agent_id, agent.registered_ms),
+                inbox.reader.source(
+                    call.project, agent_id, agent.registered_ms, conflate=request.conflate
+                ),
                 feed,
                 position,
                 heartbeat_s=heartbeat_s,
@@ -144,7 +146,7 @@ class AgentServicer(Servicer):
                         async for message in source:
                             for part, response in await self._responses(call, message, form):
                                 if part is not None:
-                                    await record.sending(part)
+                                    await record.sending(part, apart=request.conflate)
                                 await call.write(response)
             finally:
                 record.closed()
@@ -153,7 +155,8 @@ class AgentServicer(Servicer):
         self, call: Call, message: Message, form: ContextFormat
     ) -> list[tuple[Chunk | None, bytes]]:
         room, acknowledged = batch_room(self._settings), BEGINNING
-        if message.chunk is not None and (agent := message.chunk.registered) is not None:
+        agent = None if message.chunk is None else message.chunk.instead
+        if isinstance(agent, Agent):
             registry = self._rooms.agents.registry
             with suppress(ContexError):
                 _, acknowledged = await registry.get(call.project, agent.agent_id)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, count, islice
 from typing import Any
 
 from contex_server.kernel.model import Range, Sequence
 from contex_server.log.inboxes import (
     InboxEnd,
     InboxEntry,
+    InboxSize,
     InboxStore,
     Shard,
     ShardDecisions,
+    Standing,
+    Trimmed,
     shard_of,
 )
 from contex_server.log.redis.client import Facet, pairs, range_command
+from contex_server.log.redis.connections import Command
 from contex_server.log.redis.key_names import key, parse_sequence, projects_key
 
 _BUCKETS = 64
@@ -69,11 +73,14 @@ class RedisInboxes(Facet, InboxStore):
             for agent_id, record in pairs(decided).items()
         }
 
-    async def standing(self, project: str, agent_id: str) -> tuple[bytes, Sequence | None]:
-        record, own = await self._client.commands(
-            project, ("HGET", "decided", agent_id), ("HGET", "deciding", f"a{agent_id}")
+    async def standing(self, project: str, agent_id: str) -> Standing:
+        record, (own, trimmed) = await self._client.commands(
+            project,
+            ("HGET", "decided", agent_id),
+            ("HMGET", "deciding", f"a{agent_id}", f"t{agent_id}"),
         )
-        return record or b"", None if own is None else parse_sequence(own)
+        position = None if own is None else parse_sequence(own)
+        return Standing(record or b"", position, _trimmed(trimmed))
 
     async def holders(self, project: str, shard: int, data_keys: Iterable[str]) -> dict[str, bytes]:
         keys = list(data_keys)
@@ -119,7 +126,7 @@ class RedisInboxes(Facet, InboxStore):
             for pair in holders.items():
                 arguments += pair
             if commit:
-                for agent_id, (record, position) in decided.agents.items():
+                for agent_id, (record, position, _) in decided.agents.items():
                     own = "" if position is None else str(position)
                     agents += (agent_id, b"-" if record is None else record, own)
         counts = [
@@ -163,14 +170,64 @@ class RedisInboxes(Facet, InboxStore):
         return {agent: _entries(rows) for agent, rows in zip(spans, replies, strict=True)}
 
     async def inbox_end(self, project: str, agent_id: str) -> InboxEnd:
-        last, position, own = await self._client.call_read_only(
+        last, position, own, trimmed = await self._client.call_read_only(
             project,
             "contex1_inbox_end",
             ("deciding", f"inbox:{agent_id}"),
             agent_id,
             shard_of(agent_id),
         )
-        return InboxEnd(parse_sequence(last), parse_sequence(own or position))
+        return InboxEnd(parse_sequence(last), parse_sequence(own or position), _trimmed(trimmed))
+
+    async def sizes(self, project: str, agent_ids: Iterable[str]) -> dict[str, InboxSize]:
+        agents = list(agent_ids)
+        commands: list[Command] = []
+        for agent_id in agents:
+            name = key(project, f"inbox:{agent_id}")
+            commands += [("MEMORY", "USAGE", name), ("XLEN", name)]
+            commands.append(("XRANGE", name, "-", "+", "COUNT", 1))
+        replies = iter(await self._client.run(project, *commands))
+        return {
+            agent_id: InboxSize(
+                int(size or 0), int(length), parse_sequence(rows[0][0]) if rows else None
+            )
+            for agent_id, size, length, rows in zip(agents, replies, replies, replies, strict=True)
+        }
+
+    async def base(
+        self, project: str, agent_id: str, after: Sequence, count: int
+    ) -> list[InboxEntry]:
+        return _entries(await self._client.read(project, f"base:{agent_id}", Range(after), count))
+
+    async def base_length(self, project: str, agent_id: str) -> int:
+        return int(await self._client.command(project, "XLEN", f"base:{agent_id}"))
+
+    async def trim(
+        self,
+        project: str,
+        agent_id: str,
+        shard: Shard,
+        base: Iterable[InboxEntry],
+        trimmed: Trimmed,
+    ) -> bool:
+        held = shard_of(agent_id), shard.epoch
+        kinds = ("deciding", f"base-new:{agent_id}", f"base:{agent_id}", f"inbox:{agent_id}")
+        left = iter(base)
+        part = list(islice(left, _ENTRIES))
+        for number in count():
+            entries = chain.from_iterable((str(place), body) for place, body in part)
+            begins = int(number == 0)
+            if not await self._client.attempt(
+                project, "contex1_fill_base", kinds[:2], *held, begins, *entries
+            ):
+                return False
+            part = list(islice(left, _ENTRIES))
+            if not part:
+                break
+        counts = trimmed.summed_up, trimmed.dropped
+        return await self._client.attempt(
+            project, "contex1_trim_inbox", kinds, *held, agent_id, str(trimmed.upto), *counts
+        )
 
     async def place(self, project: str, agent_id: str) -> Sequence | None:
         stored = await self._client.command(project, "HGET", "places", agent_id)
@@ -180,6 +237,13 @@ class RedisInboxes(Facet, InboxStore):
         call = ("FCALL", "contex1_join", 1, _MEMBERS, member, ttl_ms)
         (members,) = await self._client.run_in(0, call)
         return [name.decode() for name in members]
+
+
+def _trimmed(stored: bytes | None) -> Trimmed:
+    if not stored:
+        return Trimmed()
+    upto, summed_up, dropped = stored.split(b" ")
+    return Trimmed(parse_sequence(upto), int(summed_up), int(dropped))
 
 
 def _with_agents_key(bucket: int) -> str:

@@ -295,6 +295,7 @@ local function agent(keys, args)
     redis.call('HDEL', own .. 'places', id)
     if limits.retention_ms > 0 then
       redis.call('PEXPIRE', own .. 'inbox:' .. id, limits.retention_ms)
+      redis.call('PEXPIRE', own .. 'base:' .. id, limits.retention_ms)
       redis.call('PEXPIRE', a.journal, limits.retention_ms)
       redis.call('PEXPIRE', a.streams, limits.retention_ms)
     end

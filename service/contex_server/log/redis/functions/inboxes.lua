@@ -5,9 +5,14 @@
 --   deciding        hash: "s<shard>" -> "<epoch> <position> <owner>": everything up to the position
 --                   is decided for the shard's agents. An epoch grows with each change of owner, and
 --                   what a former owner still writes is refused. "a<agent>" -> the position of an
---                   agent that has not caught up with its shard. "numbers" -> how many are given out
+--                   agent that has not caught up with its shard. "numbers" -> how many are given out.
+--                   "t<agent>" -> "<id> <summed up> <dropped>": its inbox is trimmed up to the id, and
+--                   how many deliveries that it had not acknowledged by then were replaced by later
+--                   ones of their datum, and how many were of no datum
 --   decided         hash: agent -> what decides for it at its position; '' if nothing does yet
 --   inbox:<agent>   stream: what was decided to be sent to it; see `inbox_id`
+--   base:<agent>    stream: of what was trimmed off its inbox, the latest entry of each data key
+--   base-new:<agent> the next base while it is put together
 --   holders:<shard> hash: data key -> which agents were sent it; opaque here
 --   decisions       hash: number -> a model with its background; opaque here
 local SHARDS = 4
@@ -85,7 +90,8 @@ local function begins(keys, id, own)
   local last, n = string.match(tail_of(inbox), '^(%d+)-(%d+)$')
   local own_n = tonumber(string.match(own, '%d+$'))
   if tonumber(last) > ms or tonumber(last) == ms and tonumber(n) >= (own_n + 1) * 1048576 then
-    redis.call('DEL', inbox)
+    redis.call('DEL', inbox, string.sub(keys[1], 1, -9) .. 'base:' .. id)
+    redis.call('HDEL', keys[1], 't' .. id)
   end
 end
 
@@ -179,15 +185,53 @@ local function decide(keys, args)
   return 1
 end
 
--- Tells where an agent's inbox ends, and how far it is decided.
+-- Whether a process still decides for a shard.
+local function decides(deciding, shard, epoch)
+  local held = redis.call('HGET', deciding, 's' .. shard)
+  return held and string.match(held, '^%d+') == epoch
+end
+
+-- Adds entries to the base that an agent's inbox is going to have.
+--
+-- KEYS  deciding, base-new
+-- ARGV  shard, epoch, "1" if it begins with these, then id, entry of each
+-- Returns 1, or 0 if the shard has another owner by now.
+local function fill_base(keys, args)
+  if not decides(keys[1], args[1], args[2]) then return 0 end
+  if args[3] == '1' then redis.call('DEL', keys[2]) end
+  for i = 4, #args, 2 do redis.call('XADD', keys[2], args[i], 'd', args[i + 1]) end
+  return 1
+end
+
+-- Trims an agent's inbox up to an id, and lets the new base hold.
+--
+-- KEYS  deciding, base-new, base, inbox
+-- ARGV  shard, epoch, agent, id, deliveries summed up, dropped
+-- Returns 1, or 0 if the shard has another owner by now.
+local function trim_inbox(keys, args)
+  if not decides(keys[1], args[1], args[2]) then return 0 end
+  local known = redis.call('HGET', keys[1], 't' .. args[3]) or '0-0 0 0'
+  local summed, dropped = string.match(known, '^%S+ (%d+) (%d+)')
+  redis.call('HSET', keys[1], 't' .. args[3], table.concat({ args[4],
+    whole(tonumber(summed) + tonumber(args[5])), whole(tonumber(dropped) + tonumber(args[6])) }, ' '))
+  if redis.call('EXISTS', keys[2]) == 1 then redis.call('RENAME', keys[2], keys[3]) end
+  -- Exactly: the oldest entry says how old the inbox is.
+  redis.call('XDEL', keys[4], args[4])
+  redis.call('XTRIM', keys[4], 'MINID', args[4])
+  return 1
+end
+
+-- Tells where an agent's inbox begins and ends, and how far it is decided.
 --
 -- KEYS  deciding, inbox
 -- ARGV  agent id, shard
--- Returns the id of the inbox's last entry ever, the shard's position, the agent's own or ''.
+-- Returns the id of the inbox's last entry ever, the shard's position, the agent's own or '', up to
+-- where it is trimmed or ''.
 local function inbox_end(keys, args)
   local held = redis.call('HGET', keys[1], 's' .. args[2])
   local position = held and string.match(held, '^%d+ (%S+)') or '0-0'
-  return { tail_of(keys[2]), position, redis.call('HGET', keys[1], 'a' .. args[1]) or '' }
+  local own, trimmed = unpack(redis.call('HMGET', keys[1], 'a' .. args[1], 't' .. args[1]))
+  return { tail_of(keys[2]), position, own or '', trimmed or '' }
 end
 
 -- Numbers that were not given out before.
@@ -217,6 +261,8 @@ end
 
 redis.register_function('contex1_take_shards', take_shards)
 redis.register_function('contex1_decide', decide)
+redis.register_function('contex1_fill_base', fill_base)
+redis.register_function('contex1_trim_inbox', trim_inbox)
 redis.register_function{ function_name = 'contex1_inbox_end', callback = inbox_end, flags = { 'no-writes' } }
 redis.register_function('contex1_numbers', numbers)
 redis.register_function('contex1_join', join)

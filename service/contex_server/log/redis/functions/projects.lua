@@ -197,7 +197,9 @@ local function delete_project(keys, args)
     end
   end
   for _, id in ipairs(redis.call('SMEMBERS', own .. 'journals')) do
-    for _, kind in ipairs({ 'journal:', 'sent:', 'streams:', 'inbox:' }) do kinds[#kinds + 1] = kind .. id end
+    for _, kind in ipairs({ 'journal:', 'sent:', 'streams:', 'inbox:', 'base:', 'base-new:' }) do
+      kinds[#kinds + 1] = kind .. id
+    end
   end
   local bucket, name = string.match(own, '^(ctx:{%d+}):p:(.*):$')
   local gone = args[7] .. last

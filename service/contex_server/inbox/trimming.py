@@ -1,0 +1,177 @@
+"""Keeps inboxes within their bounds.
+
+What was acknowledged is kept as long as records of deliveries are. An inbox that is larger than its
+bound is trimmed whether it was acknowledged or not. Of what is trimmed, the latest entry of each
+data key goes to the inbox's base, in its place: whoever reads from before gets these, and is told
+that deliveries are left out. So nobody is left with a datum that has changed since, and what an
+agent knew is still the fold of base and inbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from contex_server.inbox.entry import is_of_datum, read
+from contex_server.inbox.reader import InboxReader
+from contex_server.inbox.subscriber import Subscriber
+from contex_server.kernel.config import Settings
+from contex_server.kernel.inbox_ids import event_of, last_place
+from contex_server.kernel.model import BEGINNING, Change, Range, Sequence
+from contex_server.kernel.slices import Slices
+from contex_server.log.inboxes import InboxEntry, InboxSize, Shard, Trimmed, shard_of
+
+log = structlog.get_logger(__name__)
+
+_LOOK_S = 2.0
+"""How often those inboxes are looked at that have grown."""
+_LOOK_AT_ALL_S = 3_600.0
+_TOGETHER = 500
+_LEAST = 1_000
+"""Old entries are trimmed once there are so many: the base is written anew each time."""
+_MOST = 50_000
+"""Entries that are trimmed in one go."""
+_PAGE = 1_000
+_LEFT = 0.5
+"""What is left of an inbox that was larger than its bound."""
+
+
+class Trimmer:
+    """Trims the inboxes of the agents that a process decides for in a project.
+
+    Args:
+        shards: Those of this process, as they are at any time.
+        known: The agents, likewise.
+        lock: Held by the decider while it decides, which may begin with a new agent of an id.
+    """
+
+    def __init__(
+        self,
+        project: str,
+        reader: InboxReader,
+        settings: Settings,
+        shards: Mapping[int, Shard],
+        known: Mapping[str, Subscriber],
+        lock: asyncio.Lock,
+    ) -> None:
+        self._project = project
+        self._reader = reader
+        self._bound = settings.inbox_bytes
+        self._kept_ms = settings.delivery_retention_ms if settings.delivery_records else 0
+        self._shards = shards
+        self._known = known
+        self._lock = lock
+        self._grown: dict[str, None] = {}
+
+    def grown(self, agent_ids: Iterable[str]) -> None:
+        """Notes that inboxes have grown."""
+        self._grown.update(dict.fromkeys(agent_ids))
+
+    async def next(self, looked: float) -> float:
+        """Waits, then looks at those that have grown, and from time to time at all.
+
+        Args:
+            looked: What the call before returned; 0 the first time.
+        """
+        await asyncio.sleep(_LOOK_S)
+        now = time.monotonic()
+        grown, self._grown = self._grown, {}
+        if now - looked > _LOOK_AT_ALL_S:
+            looked, grown = now, dict.fromkeys(self._known)
+        agents = list(grown)
+        for start in range(0, len(agents), _TOGETHER):
+            await self._look(agents[start : start + _TOGETHER])
+        return looked
+
+    async def _look(self, agent_ids: list[str]) -> None:
+        sizes = await self._reader.store.sizes(self._project, agent_ids)
+        oldest_ms = time.time_ns() // 1_000_000 - self._kept_ms
+        for agent_id, size in sizes.items():
+            subscriber = self._known.get(agent_id)
+            if subscriber is None or size.first is None:
+                continue
+            too_large = size.size_bytes > self._bound
+            if too_large or (size.length >= _LEAST and size.first.ms < oldest_ms):
+                await self._trim(subscriber, size, oldest_ms)
+
+    async def _trim(self, subscriber: Subscriber, size: InboxSize, oldest_ms: int) -> None:
+        reader, project, agent_id = self._reader, self._project, subscriber.agent.agent_id
+        stored = await reader.agents.agent(project, agent_id)
+        if stored is None:
+            return
+        acknowledged = await reader.kept_place(project, agent_id, stored.cursor)
+        before = (await reader.store.inbox_end(project, agent_id)).trimmed.upto
+        excess = 0
+        if size.size_bytes > self._bound:
+            excess = int(size.length * (1 - _LEFT * self._bound / size.size_bytes))
+        old = min(acknowledged, last_place(Sequence(max(oldest_ms, 1), 0).prev()))
+        taken = await self._oldest(agent_id, before, old, excess)
+        if not taken or (len(taken) < _LEAST and not excess):
+            return
+        base, upto = await self._base(agent_id), taken[-1].id
+        summed_up = dropped = 0
+        slices = Slices()
+        for entry in taken:
+            head = read(entry.body, event_of(entry.id))
+            unread = entry.id > acknowledged
+            if is_of_datum(head):
+                replaced = base.get((head.data_key, False))
+                summed_up += replaced is not None and replaced.id > acknowledged
+                base[head.data_key, False] = entry
+            elif head.change is Change.ERASED:
+                base[head.data_key, True] = entry
+            elif head.change is Change.REGISTERED:
+                base["", True] = entry
+            else:
+                dropped += unread
+            await slices.pause()
+        entries = sorted(base.values())
+        trimmed = Trimmed(upto, summed_up, dropped)
+        async with self._lock:
+            shard = self._shards.get(shard_of(agent_id))
+            known = self._known.get(agent_id)
+            if shard is None or known is None or known.number != subscriber.number:
+                return
+            if not await reader.store.trim(project, agent_id, shard, entries, trimmed):
+                return
+        if acknowledged < upto:
+            log.warning(
+                "inbox_trimmed",
+                project=project,
+                agent_id=agent_id,
+                size_bytes=size.size_bytes,
+                upto=str(event_of(upto)),
+                acknowledged=str(stored.cursor),
+            )
+        if len(taken) == _MOST:
+            self.grown([agent_id])
+
+    async def _oldest(
+        self, agent_id: str, after: Sequence, old: Sequence, excess: int
+    ) -> list[InboxEntry]:
+        """The entries that are to be trimmed: the first `excess`, and those that are old."""
+        taken: list[InboxEntry] = []
+        while len(taken) < _MOST:
+            page = await self._reader.store.inbox(self._project, agent_id, Range(after), _PAGE)
+            for entry in page:
+                if entry.id > old and len(taken) >= excess:
+                    return taken
+                taken.append(entry)
+            if len(page) < _PAGE:
+                break
+            after = page[-1].id
+        return taken
+
+    async def _base(self, agent_id: str) -> dict[tuple[str, bool], InboxEntry]:
+        """The base of an inbox, by data key, and whether it is not about the datum's state."""
+        base: dict[tuple[str, bool], InboxEntry] = {}
+        after = BEGINNING
+        while page := await self._reader.store.base(self._project, agent_id, after, _PAGE):
+            for entry in page:
+                head = read(entry.body, event_of(entry.id))
+                base[head.data_key, not is_of_datum(head)] = entry
+            after = page[-1].id
+        return base

@@ -1,0 +1,178 @@
+"""Inboxes that let go of what was acknowledged long ago, or of what there is too much of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from contex.v1 import agent_service_pb2, event_pb2
+from contex_server.inbox import trimming
+from contex_server.log.embedded import EmbeddedValkey
+
+from tests.conftest import StartServer
+from tests.integration.support import (
+    AcknowledgeRequest,
+    Api,
+    P,
+    RegisterAgentRequest,
+    Stream,
+    Words,
+    event,
+    own,
+    refusal,
+)
+
+FILTER = event_pb2.EventFilter(data_keys=["k/*"], event_types=["note"])
+LEAST = 20
+Start = Callable[..., Awaitable[Api]]
+
+
+@pytest.fixture
+async def start(
+    start_server: StartServer, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> Start:
+    """Starts a server that looks at its inboxes all the time; returns its services."""
+    monkeypatch.setattr(trimming, "_LOOK_S", 0.02)
+    monkeypatch.setattr(trimming, "_LEAST", LEAST)
+
+    async def start(**settings: object) -> Api:
+        server = await start_server(valkey.url, embedder=Words(), **settings)
+        return await Api.of(server).__aenter__()
+
+    return start
+
+
+async def register(api: Api, *filters: event_pb2.EventFilter) -> None:
+    needs = [agent_service_pb2.Need(filter=each) for each in filters]
+    await api.agents.RegisterAgent(RegisterAgentRequest(project=P, agent_id="a", needs=needs))
+
+
+async def trimmed(api: Api, after: str = "0") -> Stream:
+    """A stream from an event on, once the inbox is trimmed there."""
+    while True:
+        stream = await api.listen("a", after_sequence=after).live()
+        if "resync" in stream.kinds:
+            return stream
+        stream.call.cancel()
+        await asyncio.sleep(0.02)
+
+
+def held(stream: Stream) -> dict[str, bytes]:
+    """What a reader holds who keeps the latest delivery of each key."""
+    found: dict[str, bytes] = {}
+    for kind, item in zip(stream.told, stream.matched, strict=True):
+        if kind in ("MATCHED", "UPDATED"):
+            found[item.event.data_key] = item.event.payload
+        else:
+            found.pop(item.event.data_key, None)
+    return found
+
+
+async def known(api: Api) -> dict[str, bytes]:
+    request = agent_service_pb2.GetAgentContextRequest(project=P, agent_id="a")
+    context = await api.agents.GetAgentContext(request)
+    return {datum.data_key: datum.event.payload for datum in context.known}
+
+
+async def test_what_was_acknowledged_is_let_go_of(start: Start) -> None:
+    api = await start(delivery_records=False)
+    await register(api, event_pb2.EventFilter(data_keys=["k/*"]))
+    sequences = []
+    for n in range(LEAST):
+        sequences += await api.publish(event(f"k/{n % 4}", b"%d" % n))
+    await api.publish(event("k/0", b"", tombstone=True))
+    stream = await (await api.listen("a").live()).count(LEAST + 1)
+    assert not stream.messages[0].HasField("resync")
+    await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id="a", cursor=stream.cursor))
+    await api.publish(event("k/4", b'"new"'))
+    again = await trimmed(api)
+    assert again.messages[0].resync == agent_service_pb2.Resync()
+    assert [item.event.data_key for item in again.matched] == ["k/1", "k/2", "k/3", "k/0", "k/4"]
+    assert again.told == ["UPDATED", "UPDATED", "UPDATED", "DELETED", "MATCHED"]
+    # A reader from amid of what is gone gets the rest; and one that has it all, nothing anew.
+    part = await api.listen("a", after_sequence=sequences[-3]).live()
+    assert [item.event.data_key for item in part.matched] == ["k/2", "k/3", "k/0", "k/4"]
+    whole = await api.listen("a").live()
+    assert whole.kinds == ["events", "caught_up"]
+    # It goes on so, and what was trimmed before is trimmed with it.
+    for n in range(LEAST):
+        await api.publish(event("k/1", b"[%d]" % n))
+    await whole.count(LEAST + 1)
+    await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id="a", cursor=whole.cursor))
+    await api.publish(event("k/5", b'"newest"'))
+    while (last := await trimmed(api)).told.count("UPDATED") > 3:
+        await asyncio.sleep(0.02)
+    assert held(last) == held(whole) | {
+        "k/2": b"18",
+        "k/3": b"19",
+        "k/5": b'"newest"',
+    }
+
+
+async def test_too_large_an_inbox_is_summed_up(start: Start) -> None:
+    api = await start(inbox_bytes=64 * 1024)
+    await register(api, event_pb2.EventFilter(data_keys=["k/*"]), FILTER)
+    truth: dict[str, bytes] = {}
+    for n in range(60):
+        data = [event(f"k/{(n + i) % 97}", b"[%d,%d]" % (n, i)) for i in range(50)]
+        truth |= {datum.data_key: datum.payload for datum in data}
+        await api.publish(*data)
+    await api.publish(event("k/1", b"", tombstone=True))
+    del truth["k/1"]
+    stream = await trimmed(api)
+    resync = stream.messages[0].resync
+    assert resync.superseded_count > 1_000
+    assert resync.superseded_count + len(stream.matched) == 3_001
+    assert held(stream) == truth
+    # All of it is what it knows now; what it knew amid of it, nobody can say.
+    assert await known(api) == truth
+
+
+async def test_what_an_agent_knew_is_not_made_up(start: Start) -> None:
+    api = await start(inbox_bytes=64 * 1024)
+    await register(api, event_pb2.EventFilter(data_keys=["k/*"]))
+    await api.publish(event("k/1", b'"first"'))
+    stream = await (await api.listen("a").live()).count(1)
+    moment = event_pb2.Position()
+    moment.time.GetCurrentTime()
+    stream.call.cancel()
+    for _ in range(60):
+        await api.publish(*[event(f"k/{i}", b"%d" % i) for i in range(100)])
+    (await trimmed(api, after="1-0")).call.cancel()
+    request = agent_service_pb2.GetAgentContextRequest(project=P, agent_id="a", as_of=moment)
+    assert (await refusal(api.agents.GetAgentContext(request))).reason == "RECORDS_EXPIRED"
+
+
+async def test_events_without_a_key_are_counted_that_are_gone(start: Start) -> None:
+    api = await start(inbox_bytes=64 * 1024)
+    await register(api, event_pb2.EventFilter(event_types=["note"]))
+    for _ in range(50):
+        await api.publish(*[own() for _ in range(100)])
+    stream = await trimmed(api)
+    resync = stream.messages[0].resync
+    assert resync.dropped_count > 500
+    assert resync.dropped_count + len(stream.matched) == 5_000
+    assert not resync.superseded_count
+
+
+async def test_the_latest_of_each_key_is_to_be_had(start: Start) -> None:
+    api = await start()
+    await register(api, event_pb2.EventFilter(data_keys=["k/*"]), FILTER)
+    for n in range(30):
+        await api.publish(event(f"k/{n % 3}", b"%d" % n), own())
+    await api.publish(event("k/0", b"", tombstone=True))
+    stream = await api.listen("a", conflate=True).live()
+    assert stream.messages[0].resync.superseded_count == 28
+    data = [item for item in stream.matched if item.event.data_key]
+    assert [(i.event.data_key, i.event.payload) for i in data] == [
+        ("k/1", b"28"),
+        ("k/2", b"29"),
+        ("k/0", b""),
+    ]
+    assert len(stream.matched) == 3
+    await api.publish(event("k/1", b'"live"'), event("k/1", b'"more"'))
+    await stream.count(5)
+    assert await known(api) == {"k/1": b'"more"', "k/2": b"29"}
+    await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id="a", cursor=stream.cursor))
+    assert (await api.listen("a", conflate=True).live()).kinds == ["caught_up"]
