@@ -746,10 +746,12 @@ class ProjectDecider:
             left = self._left.get(agent_id)
             begins = way.live if left is None else not way.live and event.sequence > left
             if begins:
-                return await self._begins(event, agent, after, draft)
+                return await self._begins(way, event, agent, after, draft)
             return None
         if agent_id not in way.members or event.sequence <= before.event:
             return None
+        if after is not None and after < before.begin and event.sequence > before.adopted:
+            return await self._begins(way, event, agent, after, draft, before)
         changes = _changes_needs(before, event, agent)
         if not agent.registered_ms:
             agent = replace(agent, registered_ms=before.agent.registered_ms)
@@ -783,10 +785,21 @@ class ProjectDecider:
         return wait
 
     async def _begins(
-        self, event: Event, agent: Agent, after: Sequence | None, draft: Draft
+        self,
+        way: Pass,
+        event: Event,
+        agent: Agent,
+        after: Sequence | None,
+        draft: Draft,
+        before: Subscriber | None = None,
     ) -> _Afterwards:
-        """A new agent: it begins with what matches now, or with the past that it asks for."""
+        """A new agent: it begins with what matches now, or with the past that it asks for.
+
+        So does a known one that asks for more of the past than its inbox has: `before`.
+        """
         place = event.sequence
+        if before is not None and not agent.registered_ms:
+            agent = replace(agent, registered_ms=before.agent.registered_ms)
         if not agent.registered_ms:  # By a server of an earlier version.
             stored = await self._reader.agents.agent(self.project, agent.agent_id)
             known = intact(self.project, [] if stored is None else [stored])
@@ -797,9 +810,14 @@ class ProjectDecider:
         awaited = Awaited(place, agent) if after is None else None
         position = begin if awaited is None else place.prev()
         new = Subscriber(agent, number, place, begin, awaited, position=position)
-        draft.agents[agent.agent_id] = Standing(encode_subscriber(new), position)
+        anew = before is not None
+        draft.agents[agent.agent_id] = Standing(encode_subscriber(new), position, anew=anew)
 
         async def wait() -> None:
+            if before is not None:
+                self._remove(agent.agent_id)
+                way.members.pop(agent.agent_id, None)
+                await self.engine.work(way.index.needs.remove_agent, agent.agent_id)
             self._begin_waiting(new)
 
         return wait

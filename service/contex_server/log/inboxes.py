@@ -90,11 +90,13 @@ class Standing(NamedTuple):
         record: Opaque to the log; b"" if the agent is gone, None: as it is.
         position: Its own, behind that of its shard; None: that of its shard.
         trimmed: What its inbox has let go of; only read.
+        anew: Its inbox begins anew; only written.
     """
 
     record: bytes | None
     position: Sequence | None = None
     trimmed: Trimmed = Trimmed()
+    anew: bool = False
 
 
 @dataclass(slots=True)

@@ -186,3 +186,28 @@ async def test_a_stream_misses_nothing_where_the_store_did_not_answer(
     await word_api.publish(event("three", b'"alpha"'))
     await stream.count(3)
     assert stream.keys == ["one", "two", "three"]
+
+
+async def test_a_known_agent_gets_the_past_that_it_asks_for(word_api: Api) -> None:
+    await word_api.publish(event("alpha"), event("beta"), event("alpha", b'"2"'))
+    await word_api.register("a", "alpha")
+    await word_api.publish(event("alpha", b'"3"'))
+    online = await (await word_api.listen("a").live()).count(2)
+    answer = await word_api.register("a", "alpha", last_seen_sequence="0")
+    stream = await (await word_api.listen("a", cursor=answer.cursor).live()).count(3)
+    whole = [("MATCHED", 1), ("UPDATED", 2), ("UPDATED", 3)]
+    assert [(t.kind, t.revision) for t in all_told(stream)] == whole
+    # It goes on, and who listens all the time is told nothing twice.
+    await word_api.publish(event("alpha", b'"4"'))
+    await stream.count(4)
+    await online.count(3)
+    assert [(t.kind, t.revision) for t in all_told(online)] == [
+        ("MATCHED", 2),
+        ("UPDATED", 3),
+        ("UPDATED", 4),
+    ]
+    # What it has already, it need not ask for: only the cursor moves.
+    middle = stream.matched[1].event.sequence
+    answer = await word_api.register("a", "alpha", last_seen_sequence=middle)
+    again = await (await word_api.listen("a", cursor=answer.cursor).live()).count(2)
+    assert [(t.kind, t.revision) for t in all_told(again)] == [("UPDATED", 3), ("UPDATED", 4)]

@@ -310,7 +310,8 @@ class RegisterAgentRequest(_message.Message):
     last_seen_sequence: _builtins.str
     """The last event that the agent knows. A new agent is decided for from there on, each event
     judged as of itself, instead of beginning with what matches now; "0" is everything. Of a known
-    agent it sets the durable cursor. Unset: a new agent begins with what matches now, a known one
+    agent it sets the durable cursor, and if its
+    inbox begins later, that is decided anew from there on, by the needs of this registration. Unset: a new agent begins with what matches now, a known one
     keeps its cursor.
     """
     threshold: _builtins.float

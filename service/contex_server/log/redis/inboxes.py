@@ -126,8 +126,8 @@ class RedisInboxes(Facet, InboxStore):
             for pair in holders.items():
                 arguments += pair
             if commit:
-                for agent_id, (record, position, _) in decided.agents.items():
-                    own = "" if position is None else str(position)
+                for agent_id, (record, position, _, anew) in decided.agents.items():
+                    own = "" if position is None else f"{'!' * anew}{position}"
                     agents += (agent_id, b"-" if record is None else record, own)
         counts = [
             argument

@@ -82,9 +82,10 @@ local function leaves(keys, id)
 end
 
 -- Before what decides for an agent is noted: one that begins with the past of an earlier agent of its
--- id has none of what that was sent, and nothing could be added before it.
-local function begins(keys, id, own)
-  if own == '' or (redis.call('HGET', keys[2], id) or '') ~= '' then return end
+-- id has none of what that was sent, and nothing could be added before it. Likewise one that begins
+-- anew.
+local function begins(keys, id, own, anew)
+  if own == '' or not anew and (redis.call('HGET', keys[2], id) or '') ~= '' then return end
   local inbox = string.sub(keys[1], 1, -9) .. 'inbox:' .. id
   local ms = tonumber(string.match(own, '^%d+'))
   local last, n = string.match(tail_of(inbox), '^(%d+)-(%d+)$')
@@ -102,7 +103,8 @@ end
 -- KEYS  deciding, decided, holders of each shard named, then the inboxes
 -- ARGV  number of shards, then for each: shard, epoch, position (or ""), owner, number of data, and
 --       for each: data key, holders ("" = none); number of agents, then for each: agent, what decides
---       for it ("-" = what does, "" = gone), its own position ("" = its shard's); number of needs,
+--       for it ("-" = what does, "" = gone), its own position ("" = its shard's; with "!" in front its
+--       inbox begins anew); number of needs,
 --       then for each: its name in the activity, how many deliveries;
 --       then for each inbox: agent, number of entries, and for each: id, entry
 -- Returns 1, or 0 if a shard has another owner by now, in which case nothing was done.
@@ -156,11 +158,12 @@ local function decide(keys, args)
     end
   end
   for i = first_agent, first_agent + 3 * agents - 1, 3 do
-    local id, decides, own = args[i], args[i + 1], args[i + 2]
+    local id, decides = args[i], args[i + 1]
+    local anew, own = string.match(args[i + 2], '^(!?)(.*)$')
     if decides == '' then
       if not leaves(keys, id) then own = '' end
     elseif decides ~= '-' then
-      begins(keys, id, own)
+      begins(keys, id, own, anew ~= '')
       redis.call('HSET', keys[2], id, decides)
     end
     if own == '' then
