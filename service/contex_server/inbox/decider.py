@@ -369,10 +369,9 @@ class ProjectDecider:
             log_ = self.engine.log
             source = log_source(log_, self.project, feed, everything, settings)
             way = self._live
-            bounds = await log_.bounds(self.project)
-            if bounds.first is not None and bounds.trimmed and way.position < bounds.first.prev():
-                log.warning("undecided_events_removed", project=self.project)
-                way.position = bounds.first.prev()
+            if way.position < (readable := await self._readable()):
+                way.position = readable
+                await self._retrying(partial(self._miss, way.members.values(), readable))
             followed = stream(
                 source, feed, way.position, heartbeat_s=60.0, settings=settings, drain=drain
             )
@@ -380,6 +379,26 @@ class ProjectDecider:
                 async for message in followed:
                     if message.chunk is not None:
                         await self._decide_chunk(way, message.chunk, _SPAN)
+
+    async def _miss(self, subscribers: Iterable[Subscriber], place: Sequence) -> None:
+        """Events up to a place were removed before it was decided what agents get of them: these
+        are told what has become of data meanwhile."""
+        async with self._lock:
+            missed = [
+                replace(s, awaited=Awaited(place, s.agent, missed=True), position=place)
+                for s in subscribers
+            ]
+            draft = Draft()
+            for subscriber in missed:
+                standing = Standing(encode_subscriber(subscriber), place)
+                draft.agents[subscriber.agent.agent_id] = standing
+            await self.write(draft)
+            log.warning("undecided_events_removed", project=self.project, agents=len(missed))
+            for subscriber in missed:
+                agent_id = subscriber.agent.agent_id
+                if self._live.members.pop(agent_id, None) is not None:
+                    await self.engine.work(self._live.index.needs.remove_agent, agent_id)
+                self._begin_waiting(subscriber)
 
     async def _decide_chunk(self, way: Pass, chunk: Chunk, most: int) -> None:
         places = [s.position for s in way.ahead if s.position is not None]
@@ -908,7 +927,12 @@ class ProjectDecider:
         positions = [*map(_position, some), *self._left.values()]
         if not positions:
             return
-        start = max(min(positions), await self._readable())
+        start = max(min(positions), readable := await self._readable())
+        missed = [subscriber for subscriber in some if _position(subscriber) < readable]
+        if missed:
+            await self._miss(missed, readable)
+            self._left = {a: max(place, readable) for a, place in self._left.items()}
+            return
         way = Pass(await self._new_index(start), start, live=False, ahead=some, noted=start)
         while not await self._retrying(partial(self._join, way)):
             span = Range(way.position, self._live.position)
@@ -929,9 +953,9 @@ class ProjectDecider:
     async def _readable(self) -> Sequence:
         """Before the first event that can still be read."""
         bounds = await self.engine.log.bounds(self.project)
-        if bounds.trimmed and bounds.first is not None:
-            return bounds.first.prev()
-        return BEGINNING
+        if not bounds.trimmed:
+            return BEGINNING
+        return bounds.tail if bounds.first is None else bounds.first.prev()
 
     async def _join(self, way: Pass) -> bool:
         """Lets agents that have caught up take part in the live pass, if it is where they are."""

@@ -22,6 +22,7 @@ from contex_server.inbox.subscriber import Subscriber, encode_subscriber, watche
 from contex_server.kernel import event_codec
 from contex_server.kernel.inbox_ids import LAST_ENTRY, entry_of, inbox_id, last_place
 from contex_server.kernel.model import (
+    DATA_EXPIRED,
     SERVICE_TYPES,
     Change,
     Entry,
@@ -84,7 +85,7 @@ class Steps:
         since = begun[-1].id if begun else last_place(place.prev())
         number = entry_of(since) if begun else 0
         data = [datum for datum in data if datum.sequence not in done]
-        if not is_new and not begun:
+        if not (is_new or begun or awaited.missed):
             data.insert(0, _Datum(place, "", ()))
         parts = [data[start : start + _PART] for start in range(0, len(data), _PART)] or [[]]
         for part in parts:
@@ -110,7 +111,8 @@ class Steps:
                             draft.changed.add((shard, datum.data_key))
                         continue
                     number += 1
-                    matches = met_by(datum.near, agent) if change is Change.MATCHED else ()
+                    met = change in (Change.MATCHED, Change.UPDATED)
+                    matches = met_by(datum.near, agent) if met else ()
                     matches = at_threshold(matches, agent)
                     decision = Decision(
                         change,
@@ -124,7 +126,7 @@ class Steps:
                         event.revision if before is None else before.first,
                         event.revision,
                         event.text_digest[:DIGEST_BYTES],
-                        change is Change.MATCHED,
+                        met,
                         by_filters_alone(matches),
                     )
                     draft.changed.add((shard, datum.data_key))
@@ -217,6 +219,13 @@ def _change(
     awaited = subscriber.awaited
     assert awaited is not None
     holds = before is not None and before.held
+    if awaited.missed and before is not None and holds and before.last < event.revision:
+        change = Change.UPDATED
+        if event.deletes:
+            change = Change.EXPIRED if event.event_type == DATA_EXPIRED else Change.DELETED
+        elif not datum.near:
+            change = Change.LEFT
+        return None if change in awaited.agent.muted else change
     if holds and not datum.near:
         left = Change.LEFT
         return None if event.deletes or left in awaited.agent.muted else left

@@ -21,10 +21,17 @@ datum that is near the threshold doesn't come and go with each revision."""
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """A registration that holds from where the agent stands, once what it brings is known."""
+    """A registration that holds from where the agent stands, once what it brings is known.
+
+    Attributes:
+        event: Its event.
+        missed: It is the one in force, and `event` the place after which the log begins: what lay
+            between had not been decided when it was removed, so what it led to is told instead.
+    """
 
     event: Sequence
     agent: Agent
+    missed: bool = False
 
 
 @dataclass(slots=True)
@@ -104,7 +111,11 @@ def encode_subscriber(subscriber: Subscriber) -> bytes:
             "begin": str(subscriber.begin),
             "awaited": None
             if awaited is None
-            else [str(awaited.event), orjson.Fragment(encode_agent(awaited.agent))],
+            else [
+                str(awaited.event),
+                orjson.Fragment(encode_agent(awaited.agent)),
+                awaited.missed,
+            ],
             "texts": subscriber.texts,
             "steps": [str(step) for step in subscriber.steps],
             "adopted": str(subscriber.adopted),
@@ -128,7 +139,9 @@ def decode_subscriber(record: bytes, position: Sequence | None) -> Subscriber:
             Sequence.parse(fields["begin"]),
             None
             if awaited is None
-            else Awaited(Sequence.parse(awaited[0]), decode_agent(orjson.dumps(awaited[1]))),
+            else Awaited(
+                Sequence.parse(awaited[0]), decode_agent(orjson.dumps(awaited[1])), awaited[2]
+            ),
             dict(fields["texts"]),
             [Sequence.parse(step) for step in fields["steps"]],
             position,

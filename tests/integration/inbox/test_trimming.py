@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from contex.v1 import agent_service_pb2, event_pb2
+from contex.v1 import agent_service_pb2, event_pb2, project_service_pb2
 from contex_server.inbox import trimming
 from contex_server.log.embedded import EmbeddedValkey
 
 from tests.conftest import StartServer
+from tests.integration.logs import archive
 from tests.integration.support import (
     AcknowledgeRequest,
     Api,
@@ -176,3 +177,42 @@ async def test_the_latest_of_each_key_is_to_be_had(start: Start) -> None:
     assert await known(api) == {"k/1": b'"more"', "k/2": b"29"}
     await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id="a", cursor=stream.cursor))
     assert (await api.listen("a", conflate=True).live()).kinds == ["caught_up"]
+
+
+async def test_what_was_removed_undecided_is_made_up_for(
+    start_server: StartServer, valkey: EmbeddedValkey
+) -> None:
+    """An agent is told what events led to that the log lost before its decider came to them."""
+    words = Words()
+    server = await start_server(valkey.url, embedder=words, segment_events=10)
+    async with Api.of(server) as api:
+        for name in ("changed", "same", "gone", "left"):
+            await api.publish(event(name, b'"alpha"'))
+        await api.register("a", "alpha")
+        stream = await (await api.listen("a").live()).count(4)
+        ack = AcknowledgeRequest(project=P, agent_id="a", cursor=stream.cursor)
+        await api.agents.Acknowledge(ack)
+        words.down = True
+        await api.publish(event("changed", b'"alpha beta"'), event("new", b'"alpha gamma"'))
+        await api.publish(event("left", b'"delta"'), event("gone", b"", tombstone=True))
+        sequences = []
+        for n in range(40):
+            sequences += await api.publish(event("filler", b'"delta %d"' % n))
+        await archive(server)
+        remove = project_service_pb2.RemoveEventsRequest(project=P, reason="a test")
+        remove.before.sequence = sequences[-1]
+        assert (await api.projects.RemoveEvents(remove)).removed_count >= 40
+    await server.stop()
+    server = await start_server(valkey.url, embedder=Words(), segment_events=10)
+    async with Api.of(server) as api:
+        stream = await (await api.listen("a").live()).count(4)
+        await api.publish(event("changed", b'"alpha later"'))
+        await stream.count(5)
+        told = zip(stream.told, [item.event.data_key for item in stream.matched], strict=True)
+        assert sorted(told) == [
+            ("DELETED", "gone"),
+            ("LEFT", "left"),
+            ("MATCHED", "new"),
+            ("UPDATED", "changed"),
+            ("UPDATED", "changed"),
+        ]
