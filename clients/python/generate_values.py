@@ -48,7 +48,8 @@ VALUES = {
         NeedsChanged! omitted_count=
         Resync
         DeliveredNeed
-        KnownDatum event?=
+        StaleReason(Enum) OTHER
+        KnownDatum event?= stale_reason? pending_kind?
         HeldBackReason(Enum) OTHER
         HeldBack
         AgentStream closed_time?

@@ -21,6 +21,14 @@ _REASONS = {
     "BELOW_THRESHOLD": "nearly matched: below the threshold",
     "ANSWER_FULL": "the answer to its registration had no room",
     "MUTED": "it does without such deliveries",
+    "OWN": "it published this itself",
+    "OTHER": "other",
+}
+_STALE = {
+    "ON_ITS_WAY": "on its way",
+    "UNDECIDED": "not decided yet",
+    "MIN_DELTA": "changed nothing that it asked for",
+    "MUTED": "muted",
     "OTHER": "other",
 }
 
@@ -34,7 +42,7 @@ async def knew(
         0, "Also show this many data that nearly matched.", metavar="N", minimum=0, maximum=100
     ),
 ) -> None:
-    """Its needs, the data that it had been sent and whether they were out of date, what had not
+    """Its needs, the data that it had been sent and which of them were stale and why, what had not
     reached it, and what was held back and why.
     """
     context = await session.client.agent_context(
@@ -112,11 +120,17 @@ def _heading(text: str, count: int, *notes: str, cut: int = 0) -> None:
 
 
 def _freshness(datum: contex.KnownDatum) -> out.Text:
-    if datum.deleted:
-        return out.styled("no: deleted", "red")
-    if datum.stale:
-        return out.styled(f"no: r{datum.latest_revision} by then", "red")
-    return out.styled("yes", "green")
+    has_newer = datum.latest_sequence != datum.sequence
+    newer = f"r{datum.latest_revision} by then"
+    if not datum.stale:
+        return out.styled("yes: the newer one is its own" if has_newer else "yes", "green")
+    kind = datum.pending_kind
+    if kind in (None, contex.MatchKind.UPDATED, contex.MatchKind.MATCHED):
+        what = "deleted" if datum.deleted else newer
+    else:
+        what = kind.name.lower()
+    reason = "" if datum.stale_reason is None else f", {_STALE[datum.stale_reason.name]}"
+    return out.styled(f"no: {what}{reason}", "red")
 
 
 def _needs(needs: tuple[contex.DeliveredNeed, ...]) -> str:

@@ -173,7 +173,6 @@ _SHAPES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "Explanation": _explanation,
     "Feedback": _feedback,
     "HeldBack": _merged("data"),
-    "KnownDatum": lambda known: _fields(known) | {"stale": known.stale},
     "MatchedEvent": _matched,
     "Need": lambda need: {
         **picked(need, "text", "threshold", "max_matches"),

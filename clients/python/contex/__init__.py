@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ._values.agents import Registration as Registration
     from ._values.agents import RegistrationOutcome as RegistrationOutcome
     from ._values.agents import Resync as Resync
+    from ._values.agents import StaleReason as StaleReason
     from ._values.audit import AuditAction as AuditAction
     from ._values.audit import AuditFormat as AuditFormat
     from ._values.audit import AuditPiece as AuditPiece
@@ -152,7 +153,7 @@ _NAMES = {
         Match MatchKind MatchedEvent Moment OmittedDatum""",
     "_values.agents": """Agent AgentContext AgentStream DeliveredNeed Delivery DeliveryKind
         HeldBack HeldBackReason KnownDatum MinDelta Need NeedsChanged Registration
-        RegistrationOutcome Resync""",
+        RegistrationOutcome Resync StaleReason""",
     "_values.match": """BacktestProgress BacktestSummary Contribution Explanation Feedback
         MatchAnswer MatchingStatus NeedSummary PassageScore TermHit""",
     "_values.state": """Blame BlamedPart Change ChangeKind Datum Patch PatchOmitted Revision

@@ -140,17 +140,6 @@ class RegistrationMethods:
         return by_need([need.words for need in self.agent.needs], self.data)
 
 
-class KnownDatumMethods:
-    __slots__ = ()
-    sequence: str
-    latest_sequence: str
-
-    @property
-    def stale(self) -> bool:
-        """Whether the agent's knowledge was out of date."""
-        return self.sequence != self.latest_sequence
-
-
 class MatchAnswerMethods:
     __slots__ = ()
     data: tuple[MatchedEvent, ...]

@@ -14,8 +14,16 @@ from contex_server.agents.journal_reader import (
     delivered_needs,
     need_texts,
 )
+from contex_server.agents.staleness import (
+    HeldDatum,
+    Staleness,
+    StalenessReader,
+    StaleReason,
+    is_own,
+)
+from contex_server.inbox.subscriber import lowest
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import BEGINNING, Agent, Change, Entry, KeyState, Match, utf8_bytes
+from contex_server.kernel.model import BEGINNING, Agent, Entry, KeyState, Match, utf8_bytes
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.kernel.slices import sliced
@@ -26,14 +34,13 @@ from contex_server.match.queries import MatchQueries
 from contex_server.match.result import MatchedDatum, Room
 from contex_server.state.moments import Moment
 from contex_server.state.reader import StateReader
-from contex_server.state.state import State
+
+_Matched = dict[str, tuple[LogSequence, tuple[Match, ...]]]
+"""Of data that match or come near, the latest event and the needs, by key."""
 
 _STREAMS = 10
 _MAX_LISTED = 1_000
 """Maximum number of data listed as pending, and as held back."""
-_UPDATES = 64
-"""Updates of a datum that are searched for one that passes the agent's `min_delta`."""
-_UPDATES_BYTES = 4 * 1024 * 1024
 _FETCH = 64
 _HEADS_BYTES = 128 * 1024
 """What each list of matched data has for those without payloads, once that for payloads is used."""
@@ -49,6 +56,13 @@ class HeldBackReason(Enum):
     EXCLUDED = auto()
     BELOW_THRESHOLD = auto()
     MUTED = auto()
+    OWN = auto()
+
+
+_HELD_BACK: dict[StaleReason | None, HeldBackReason] = {
+    StaleReason.MIN_DELTA: HeldBackReason.MIN_DELTA,
+    StaleReason.MUTED: HeldBackReason.MUTED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +73,7 @@ class KnownDatum:
         delivery: Its newest event that was sent.
         latest: Its latest event at the moment.
         entry: The event that was sent; None if it is left out or can't be read.
+        staleness: What it had not been told; None: nothing.
     """
 
     delivery: SentDatum
@@ -66,6 +81,7 @@ class KnownDatum:
     acknowledged: bool
     latest: KeyState | None
     entry: Entry | None
+    staleness: Staleness | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +129,7 @@ class AgentContextReader:
     log: EventLog
     states: StateReader
     journals: JournalReader
+    staleness: StalenessReader
     queries: MatchQueries
     engine: MatchEngine
     answer_bytes: int
@@ -141,11 +158,16 @@ class AgentContextReader:
             if delivery.event <= moment.sequence and not delivery.deleted and scope.admits(data_key)
         }
         state = await self.states.at(project, moment.sequence)
-        unsent = await self._unsent(
-            project, agent, knowledge, deliveries, moment, near_misses, scope
-        )
+        matched = await self._matched(project, agent, moment, near_misses, scope)
+        held: dict[str, HeldDatum] = {}
+        async for data_key, delivery in sliced(deliveries.items()):
+            matches = matched[data_key][1] if data_key in matched else ()
+            near = any(_is_near(agent, match, data_key) for match in matches)
+            held[data_key] = HeldDatum(delivery, state.get(data_key), near)
+        stale = await self.staleness.of(project, agent_id, knowledge, moment.sequence, held)
+        unsent = await self._unsent(project, agent, matched, held, stale, near_misses)
         known, size_bytes = await asyncio.to_thread(
-            _known, knowledge, deliveries, state, self.answer_bytes // 3
+            _known, knowledge, held, stale, self.answer_bytes // 3
         )
         known = await self._with_times(project, agent_id, known)
         # What they leave is for events, a third for those of each list.
@@ -198,46 +220,59 @@ class AgentContextReader:
                 complete.append(datum)
         return complete
 
-    async def _unsent(
-        self,
-        project: str,
-        agent: Agent,
-        knowledge: AgentKnowledge,
-        deliveries: dict[str, SentDatum],
-        moment: Moment,
-        near_misses: int,
-        scope: Scope,
-    ) -> list[_UnsentDatum]:
-        """The data that matched or nearly did at the moment, and had not been sent as they were."""
+    async def _matched(
+        self, project: str, agent: Agent, moment: Moment, near_misses: int, scope: Scope
+    ) -> _Matched:
+        """The data that matched or came near at the moment, best first, by key."""
         engine = self.engine
         async with self.queries.index_at(project, moment.sequence) as (index, _):
-            # Everything that comes near, excluded data too: it is sorted out below.
+            # Everything that comes near, excluded data too: it is sorted out later.
             wide_needs = [
                 replace(
                     need,
-                    threshold=need.threshold / 2 if near_misses else need.threshold,
+                    threshold=need.threshold / 2 if near_misses else lowest(need.threshold),
                     max_matches=len(index.latest) or 1,
                     exclude=frozenset(),
                 )
                 for need in agent.needs
             ]
             found = await engine.find(index, wide_needs, scope.admits, registered=False)
-        matched = await engine.matched(project, found)
+        return {
+            data_key: (
+                sequence,
+                tuple(m._replace(threshold=agent.needs[m.need_index].threshold) for m in matches),
+            )
+            async for data_key, sequence, matches in sliced(await engine.matched(project, found))
+        }
+
+    async def _unsent(
+        self,
+        project: str,
+        agent: Agent,
+        matched: _Matched,
+        held: dict[str, HeldDatum],
+        stale: dict[str, Staleness],
+        near_misses: int,
+    ) -> list[_UnsentDatum]:
+        """The data that matched or nearly did at the moment, and had not been sent as they were."""
         unsent: list[_UnsentDatum] = []
-        async for data_key, sequence, wide_matches in sliced(matched):
-            delivery = deliveries.get(data_key)
-            if delivery is not None and delivery.event >= sequence:
+        async for data_key, (sequence, matches) in sliced(matched.items()):
+            datum = held.get(data_key)
+            if datum is not None and datum.sent.event >= sequence:
                 continue
-            matches = tuple(
-                match._replace(threshold=agent.needs[match.need_index].threshold)
-                for match in wide_matches
-            )
             reached = tuple(match for match in matches if match.score >= match.threshold)
-            met = tuple(
-                match for match in reached if not agent.needs[match.need_index].excludes(data_key)
-            )
+            met = tuple(m for m in reached if not agent.needs[m.need_index].excludes(data_key))
+            if datum is not None and datum.near:
+                met = tuple(match for match in matches if _is_near(agent, match, data_key))
             if met:
-                reason = await self._reason(project, agent, knowledge, delivery, sequence)
+                if datum is None:
+                    reason = await self._reason(project, agent, sequence)
+                elif (staleness := stale.get(data_key)) is None:
+                    reason = HeldBackReason.OWN  # It was not sent, and the agent knows it.
+                elif (reason := _HELD_BACK.get(staleness.reason)) is None:
+                    since = datum.sent.event
+                    if await self.staleness.is_held_back(project, agent, sequence, since):
+                        reason = HeldBackReason.MIN_DELTA
                 unsent.append(_UnsentDatum(sequence, met, reason))
             elif reached:
                 unsent.append(_UnsentDatum(sequence, reached, HeldBackReason.EXCLUDED))
@@ -247,25 +282,16 @@ class AgentContextReader:
         return unsent
 
     async def _reason(
-        self,
-        project: str,
-        agent: Agent,
-        knowledge: AgentKnowledge,
-        delivery: SentDatum | None,
-        sequence: LogSequence,
+        self, project: str, agent: Agent, sequence: LogSequence
     ) -> HeldBackReason | None:
-        """Why a datum that matched was not sent; None: it had not reached the agent yet."""
-        if agent.min_delta is not None:
-            since = delivery.event if delivery else BEGINNING
-            for entry in await self.log.history(project, sequence, _UPDATES, _UPDATES_BYTES):
-                if entry.sequence <= since:
-                    return HeldBackReason.MIN_DELTA
-                if await self.engine.is_significant(project, agent, event_codec.decode(entry)):
-                    break
-            else:
-                return HeldBackReason.MIN_DELTA
-        if delivery is not None and not delivery.deleted and Change.UPDATED in agent.muted:
-            return HeldBackReason.MUTED
+        """Why a datum that matched and that the agent does not hold was not sent; None: it had not
+        reached the agent yet."""
+        if agent.exclude_own:
+            (entry,) = await self.log.get(project, [sequence])
+            if entry is not None and is_own(event_codec.decode(entry), agent):
+                return HeldBackReason.OWN
+        if await self.staleness.is_held_back(project, agent, sequence, BEGINNING):
+            return HeldBackReason.MIN_DELTA
         return None
 
     async def _fetch(
@@ -282,8 +308,18 @@ class AgentContextReader:
         return listed, len(unsent) - len(data)
 
 
+def _is_near(agent: Agent, match: Match, data_key: str) -> bool:
+    """Whether a datum that an agent holds meets a need: down to the margin below its threshold."""
+    need = agent.needs[match.need_index]
+    least = need.threshold if match.exact else lowest(need.threshold)
+    return match.score >= least and not need.excludes(data_key)
+
+
 def _known(
-    knowledge: AgentKnowledge, deliveries: dict[str, SentDatum], state: State, max_bytes: int
+    knowledge: AgentKnowledge,
+    held: dict[str, HeldDatum],
+    stale: dict[str, Staleness],
+    max_bytes: int,
 ) -> tuple[list[KnownDatum], int]:
     """The data that an agent had been sent, by key, without events, as far as they have room.
 
@@ -292,8 +328,8 @@ def _known(
     texts = need_texts(knowledge.records.values()) | knowledge.texts
     known: list[KnownDatum] = []
     room, size_bytes = TextRoom(), 0
-    for data_key in sorted(deliveries):
-        delivery = deliveries[data_key]
+    for data_key in sorted(held):
+        delivery, latest, _ = held[data_key]
         needs = delivered_needs(delivery, texts, room)
         size = _KNOWN_BYTES + utf8_bytes(data_key)
         size += sum(_NEED_BYTES + utf8_bytes(need.need) for need in needs)
@@ -301,5 +337,6 @@ def _known(
             break
         size_bytes += size
         acknowledged = delivery.event <= knowledge.cursor
-        known.append(KnownDatum(delivery, needs, acknowledged, state.get(data_key), None))
+        staleness = stale.get(data_key)
+        known.append(KnownDatum(delivery, needs, acknowledged, latest, None, staleness))
     return known, size_bytes

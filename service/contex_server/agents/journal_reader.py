@@ -31,7 +31,7 @@ from contex_server.inbox.entry import Decision
 from contex_server.inbox.reader import InboxReader
 from contex_server.inbox.subscriber import Subscriber
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
-from contex_server.kernel.inbox_ids import LAST_ENTRY, event_of, inbox_id
+from contex_server.kernel.inbox_ids import LAST_ENTRY, event_of, inbox_id, last_place
 from contex_server.kernel.model import (
     BEGINNING,
     END_OF_TIME,
@@ -124,12 +124,34 @@ class JournalReader:
         sent: dict[str, tuple[Sequence, Decision]] = {}
         span = Range(until=min(knowledge.inbox, inbox_id(until)))
         async for place, decision in self._decisions(project, agent_id, span):
-            if decision.data_key:
-                sent[decision.data_key] = place, decision
+            if not decision.data_key:
+                continue
+            before = sent.get(decision.data_key)
+            if (
+                decision.change is Change.ERASED
+                and before
+                and before[1].revision > decision.revision
+            ):
+                continue  # It holds a later revision than those that it was told to forget.
+            sent[decision.data_key] = place, decision
         async for name, (place, decision) in sliced(sent.items()):
             last = knowledge.deliveries.get(name)
             if last is None or last.revision <= decision.revision:
                 knowledge.deliveries[name] = _sent_datum(decision, made, place.ms, place=place)
+
+    async def unsent(
+        self, project: str, agent_id: str, knowledge: AgentKnowledge, until: Sequence
+    ) -> dict[str, Decision]:
+        """What an agent's inbox was still to tell it of each datum in the end, by events up to
+        one."""
+        span = Range(knowledge.inbox, last_place(until))
+        last: dict[str, Decision] = {}
+        if span.is_empty:
+            return last
+        async for _, decision in self._decisions(project, agent_id, span):
+            if decision.data_key:
+                last[decision.data_key] = decision
+        return last
 
     async def sent_times(
         self, project: str, agent_id: str, places: Iterable[Sequence]

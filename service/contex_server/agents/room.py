@@ -10,6 +10,7 @@ from contex_server.agents.delivery_recorder import DeliveryRecorder
 from contex_server.agents.journal_reader import JournalReader
 from contex_server.agents.needs import NeedReader
 from contex_server.agents.registry import AgentRegistry
+from contex_server.agents.staleness import StalenessReader
 from contex_server.inbox.room import InboxRoom
 from contex_server.kernel.config import Settings
 from contex_server.match.room import MatchRoom
@@ -56,6 +57,7 @@ def open_agents(
         log,
         states,
         journals,
+        StalenessReader(log, journals, match.pool.engine),
         match.queries,
         match.pool.engine,
         answer_bytes=settings.limits.answer_bytes,

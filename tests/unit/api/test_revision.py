@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (3, "b99c382c86076547cde630d41b70543cf62e69e63452d60b23d63695d8913142")
+RECORDED = (3, "2b35939669df13642087901ae970f8fbc4c161de490765057f7a5fb1efcfd327")
 """A revision, and the digest of what the protos declare with it."""
 
 

@@ -150,13 +150,14 @@ def test_knew(contex: Contex) -> None:
     out = contex("knew", "checkout", "--near-misses", "3")
     for shown in (
         *("checkout  as of", "connected     since", f"0  {NEED}  (threshold 0.5)"),
-        *("What it knew  1, 1 out of date", "no: r6 by then", "missed", "nearly matched"),
+        *("What it knew  1, 1 out of date", "no: r6 by then, muted", "missed", "nearly matched"),
     ):
         assert shown in out
     assert contex.agents.requests[-1].near_misses == 3
     (record,) = contex.records("knew", "checkout")
     assert record["connected"] is True
-    assert record["known"][0]["stale"] is True
+    stale = ("stale", "stale_reason", "pending_kind")
+    assert [record["known"][0][name] for name in stale] == [True, "muted", "updated"]
     assert record["known"][0]["event"].keys() == EVENT_KEYS
     assert record["held_back"][0]["reason"] == "below_threshold"
     assert record["held_back"][0].keys() >= EVENT_KEYS | {"score", "matches"}

@@ -161,6 +161,9 @@ class Agents(agent_service_pb2_grpc.AgentServiceServicer):
             latest_sequence="9-0",
             latest_revision=6,
             event=event("api_config", 4),
+            stale=True,
+            stale_reason="STALE_REASON_MUTED",
+            pending_kind="MATCH_KIND_UPDATED",
         )
         known.sent_time.FromMilliseconds(START_MS)
         known.needs.add(need=NEED, score=0.71)

@@ -20,6 +20,7 @@ from contex.v1 import (
 ENUMS: list[tuple[type[enum.Enum], Any]] = [
     (contex.ContextFormat, event_pb2.ContextFormat),
     (contex.HeldBackReason, agent_service_pb2.HeldBackReason),
+    (contex.StaleReason, agent_service_pb2.StaleReason),
     (contex.DeliveryKind, agent_service_pb2.DeliveryKind),
     (contex.PatchOmitted, state_service_pb2.PatchOmitted),
     (contex.ChangeKind, state_service_pb2.ChangeKind),
@@ -51,6 +52,10 @@ def test_every_member_has_a_number_and_the_other_way_round(
         (
             contex.HeldBackReason,
             lambda n: agents.held_back(agent_service_pb2.HeldBack(reason=n)).reason,
+        ),
+        (
+            contex.StaleReason,
+            lambda n: agents.known_datum(agent_service_pb2.KnownDatum(stale_reason=n)).stale_reason,
         ),
         (contex.DeliveryKind, lambda n: agents.delivery(agent_service_pb2.Delivery(kind=n)).kind),
         (contex.PatchOmitted, lambda n: state.patch(state_service_pb2.Patch(omitted=n)).omitted),

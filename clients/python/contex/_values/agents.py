@@ -24,7 +24,6 @@ from contex._values.events import (
     moment,
 )
 from contex.methods import (
-    KnownDatumMethods,
     NeedMethods,
     RegistrationMethods,
 )
@@ -50,6 +49,7 @@ __all__ = [
     "Registration",
     "RegistrationOutcome",
     "Resync",
+    "StaleReason",
     "agent",
     "agent_context",
     "agent_stream",
@@ -317,8 +317,30 @@ def delivered_need(message: agent_service_pb2.DeliveredNeed) -> DeliveredNeed:
     )
 
 
+class StaleReason(enum.Enum):
+    """Why an agent had not been told of a change to a datum that it held."""
+
+    ON_ITS_WAY = "on_its_way"
+    """The delivery was in the agent's inbox, and had not been sent.
+
+    Of a moment of the past also if it was decided later: when something was decided is not on
+    record.
+    """
+    UNDECIDED = "undecided"
+    """What the change meant to the agent had not been decided yet."""
+    MIN_DELTA = "min_delta"
+    """The agent's min_delta: the update changed nothing that the agent asked for."""
+    MUTED = "muted"
+    """The agent does without deliveries of this kind (muted_kinds)."""
+    OTHER = "other"
+    """One that a newer server has added.
+
+    It can't be asked for.
+    """
+
+
 @dataclass(frozen=True, slots=True)
-class KnownDatum(KnownDatumMethods):
+class KnownDatum:
     """A datum that an agent had been sent.
 
     Attributes:
@@ -328,12 +350,22 @@ class KnownDatum(KnownDatumMethods):
         sent_time: When that event was sent (UTC).
         needs: Why that event was sent.
         acknowledged: Whether the agent had acknowledged it.
-        latest_sequence: The latest event of the datum at that moment. If it differs from
-            `sequence`, the agent's knowledge was out of date.
+        latest_sequence: The latest event of the datum at that moment. `stale` says whether the
+            agent lacked it.
         latest_revision: The revision of the latest event.
         deleted: Whether the datum had been deleted, or had expired, by then.
         event: The event that the agent had been sent. None with omit_payloads, if the response
             would have grown beyond 3 MiB, or if the event can no longer be read.
+        stale: Whether the agent's knowledge was out of date: there was a newer revision, or the
+            datum had been deleted or erased, had expired, or no longer met the agent's needs, and
+            the agent had not been told so. What it published itself and does without (exclude_own)
+            it knows.
+        stale_reason: Why it had not been told. None if the datum was not stale, or if no record
+            says why.
+        pending_kind: What it was to be told, or would have been: UPDATED, LEFT, DELETED, EXPIRED,
+            ERASED; also MATCHED, if the datum was to leave and to come again. None if the datum was
+            not stale, or if it was not yet decided whether the newer revision met the agent's
+            needs.
     """
 
     data_key: str
@@ -346,6 +378,9 @@ class KnownDatum(KnownDatumMethods):
     latest_revision: int
     deleted: bool
     event: Event | None = None
+    stale: bool = False
+    stale_reason: StaleReason | None = None
+    pending_kind: MatchKind | None = None
 
 
 def known_datum(message: agent_service_pb2.KnownDatum) -> KnownDatum:
@@ -361,6 +396,13 @@ def known_datum(message: agent_service_pb2.KnownDatum) -> KnownDatum:
         latest_revision=message.latest_revision,
         deleted=message.deleted,
         event=event(message.event) if message.HasField("event") else None,
+        stale=message.stale,
+        stale_reason=_STALE_REASONS.get(message.stale_reason, StaleReason.OTHER)
+        if message.stale_reason
+        else None,
+        pending_kind=_MATCH_KINDS.get(message.pending_kind, MatchKind.OTHER)
+        if message.pending_kind
+        else None,
     )
 
 
@@ -379,6 +421,8 @@ class HeldBackReason(enum.Enum):
     """
     MUTED = "muted"
     """The agent does without deliveries of this kind (muted_kinds)."""
+    OWN = "own"
+    """The agent published it itself, and does without that (exclude_own)."""
     OTHER = "other"
     """One that a newer server has added.
 
@@ -570,12 +614,20 @@ _REGISTRATION_OUTCOMES = {
     3: RegistrationOutcome.UNCHANGED,
 }
 
+_STALE_REASONS = {
+    1: StaleReason.ON_ITS_WAY,
+    2: StaleReason.UNDECIDED,
+    3: StaleReason.MIN_DELTA,
+    4: StaleReason.MUTED,
+}
+
 _HELD_BACK_REASONS = {
     1: HeldBackReason.MIN_DELTA,
     2: HeldBackReason.EXCLUDED,
     3: HeldBackReason.BELOW_THRESHOLD,
     4: HeldBackReason.ANSWER_FULL,
     5: HeldBackReason.MUTED,
+    6: HeldBackReason.OWN,
 }
 
 _DELIVERY_KINDS = {1: DeliveryKind.STREAM, 2: DeliveryKind.NEEDS_CHANGED, 3: DeliveryKind.ANSWER}

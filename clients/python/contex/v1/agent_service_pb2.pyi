@@ -49,6 +49,42 @@ REGISTRATION_OUTCOME_UNCHANGED: RegistrationOutcome.ValueType  # 3
 """It was the same already: nothing was written, and there is no event."""
 Global___RegistrationOutcome: _TypeAlias = RegistrationOutcome  # noqa: Y015
 
+class _StaleReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StaleReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StaleReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STALE_REASON_UNSPECIFIED: _StaleReason.ValueType  # 0
+    """The datum was not stale, or no record says why it was."""
+    STALE_REASON_ON_ITS_WAY: _StaleReason.ValueType  # 1
+    """The delivery was in the agent's inbox, and had not been sent. Of a moment of the past also if it
+    was decided later: when something was decided is not on record.
+    """
+    STALE_REASON_UNDECIDED: _StaleReason.ValueType  # 2
+    """What the change meant to the agent had not been decided yet."""
+    STALE_REASON_MIN_DELTA: _StaleReason.ValueType  # 3
+    """The agent's min_delta: the update changed nothing that the agent asked for."""
+    STALE_REASON_MUTED: _StaleReason.ValueType  # 4
+    """The agent does without deliveries of this kind (muted_kinds)."""
+
+class StaleReason(_StaleReason, metaclass=_StaleReasonEnumTypeWrapper):
+    """Why an agent had not been told of a change to a datum that it held."""
+
+STALE_REASON_UNSPECIFIED: StaleReason.ValueType  # 0
+"""The datum was not stale, or no record says why it was."""
+STALE_REASON_ON_ITS_WAY: StaleReason.ValueType  # 1
+"""The delivery was in the agent's inbox, and had not been sent. Of a moment of the past also if it
+was decided later: when something was decided is not on record.
+"""
+STALE_REASON_UNDECIDED: StaleReason.ValueType  # 2
+"""What the change meant to the agent had not been decided yet."""
+STALE_REASON_MIN_DELTA: StaleReason.ValueType  # 3
+"""The agent's min_delta: the update changed nothing that the agent asked for."""
+STALE_REASON_MUTED: StaleReason.ValueType  # 4
+"""The agent does without deliveries of this kind (muted_kinds)."""
+Global___StaleReason: _TypeAlias = StaleReason  # noqa: Y015
+
 class _HeldBackReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -67,6 +103,8 @@ class _HeldBackReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeldBa
     """Only of earlier versions: it existed when the agent registered but did not fit into the response."""
     HELD_BACK_REASON_MUTED: _HeldBackReason.ValueType  # 5
     """The agent does without deliveries of this kind (muted_kinds)."""
+    HELD_BACK_REASON_OWN: _HeldBackReason.ValueType  # 6
+    """The agent published it itself, and does without that (exclude_own)."""
 
 class HeldBackReason(_HeldBackReason, metaclass=_HeldBackReasonEnumTypeWrapper):
     """Why a datum was not sent."""
@@ -83,6 +121,8 @@ HELD_BACK_REASON_ANSWER_FULL: HeldBackReason.ValueType  # 4
 """Only of earlier versions: it existed when the agent registered but did not fit into the response."""
 HELD_BACK_REASON_MUTED: HeldBackReason.ValueType  # 5
 """The agent does without deliveries of this kind (muted_kinds)."""
+HELD_BACK_REASON_OWN: HeldBackReason.ValueType  # 6
+"""The agent published it itself, and does without that (exclude_own)."""
 Global___HeldBackReason: _TypeAlias = HeldBackReason  # noqa: Y015
 
 class _DeliveryKind:
@@ -1146,6 +1186,9 @@ class KnownDatum(_message.Message):
     LATEST_REVISION_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    STALE_REASON_FIELD_NUMBER: _builtins.int
+    PENDING_KIND_FIELD_NUMBER: _builtins.int
     data_key: _builtins.str
     """Its key."""
     sequence: _builtins.str
@@ -1155,13 +1198,23 @@ class KnownDatum(_message.Message):
     acknowledged: _builtins.bool
     """Whether the agent had acknowledged it."""
     latest_sequence: _builtins.str
-    """The latest event of the datum at that moment. If it differs from `sequence`, the agent's
-    knowledge was out of date.
-    """
+    """The latest event of the datum at that moment. `stale` says whether the agent lacked it."""
     latest_revision: _builtins.int
     """The revision of the latest event."""
     deleted: _builtins.bool
     """Whether the datum had been deleted, or had expired, by then."""
+    stale: _builtins.bool
+    """Whether the agent's knowledge was out of date: there was a newer revision, or the datum had
+    been deleted or erased, had expired, or no longer met the agent's needs, and the agent had not
+    been told so. What it published itself and does without (exclude_own) it knows.
+    """
+    stale_reason: Global___StaleReason.ValueType
+    """Why it had not been told. Unset if the datum was not stale, or if no record says why."""
+    pending_kind: _event_pb2.MatchKind.ValueType
+    """What it was to be told, or would have been: UPDATED, LEFT, DELETED, EXPIRED, ERASED; also
+    MATCHED, if the datum was to leave and to come again. Unset if the datum was not stale, or if
+    it was not yet decided whether the newer revision met the agent's needs.
+    """
     @_builtins.property
     def sent_time(self) -> _timestamp_pb2.Timestamp:
         """When that event was sent."""
@@ -1189,10 +1242,13 @@ class KnownDatum(_message.Message):
         latest_revision: _builtins.int = ...,
         deleted: _builtins.bool = ...,
         event: _event_pb2.Event | None = ...,
+        stale: _builtins.bool = ...,
+        stale_reason: Global___StaleReason.ValueType = ...,
+        pending_kind: _event_pb2.MatchKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "sent_time", b"sent_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "data_key", b"data_key", "deleted", b"deleted", "event", b"event", "latest_revision", b"latest_revision", "latest_sequence", b"latest_sequence", "needs", b"needs", "revision", b"revision", "sent_time", b"sent_time", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "data_key", b"data_key", "deleted", b"deleted", "event", b"event", "latest_revision", b"latest_revision", "latest_sequence", b"latest_sequence", "needs", b"needs", "pending_kind", b"pending_kind", "revision", b"revision", "sent_time", b"sent_time", "sequence", b"sequence", "stale", b"stale", "stale_reason", b"stale_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -231,8 +231,8 @@ class AgentServiceServicer:
 
     def GetAgentContext(self, request, context):
         """Returns what an agent knew at a moment and what it did not: its needs, the data it had
-        been sent, what it had acknowledged, what matched but had not reached it yet, and what
-        was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
+        been sent, which of that was stale and why, what it had acknowledged, what matched but had
+        not reached it yet, and what was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
         records of that time are no longer kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -106,8 +106,8 @@ class AgentServiceStub:
     """
     GetAgentContext: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentContextRequest, _agent_service_pb2.GetAgentContextResponse]
     """Returns what an agent knew at a moment and what it did not: its needs, the data it had
-    been sent, what it had acknowledged, what matched but had not reached it yet, and what
-    was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
+    been sent, which of that was stale and why, what it had acknowledged, what matched but had
+    not reached it yet, and what was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
     records of that time are no longer kept.
     """
     ListDeliveries: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ListDeliveriesRequest, _agent_service_pb2.ListDeliveriesResponse]
@@ -191,8 +191,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """
     GetAgentContext: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentContextRequest, _agent_service_pb2.GetAgentContextResponse]  # type: ignore[assignment]
     """Returns what an agent knew at a moment and what it did not: its needs, the data it had
-    been sent, what it had acknowledged, what matched but had not reached it yet, and what
-    was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
+    been sent, which of that was stale and why, what it had acknowledged, what matched but had
+    not reached it yet, and what was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
     records of that time are no longer kept.
     """
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ListDeliveriesRequest, _agent_service_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
@@ -321,8 +321,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.GetAgentContextResponse, _abc.Awaitable[_agent_service_pb2.GetAgentContextResponse]]:
         """Returns what an agent knew at a moment and what it did not: its needs, the data it had
-        been sent, what it had acknowledged, what matched but had not reached it yet, and what
-        was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
+        been sent, which of that was stale and why, what it had acknowledged, what matched but had
+        not reached it yet, and what was held back and why. AGENT_NOT_FOUND if it was not registered then, RECORDS_EXPIRED if
         records of that time are no longer kept.
         """
 

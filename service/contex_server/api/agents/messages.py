@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from contex_server.agents.context import AgentContext, KnownDatum
 from contex_server.agents.journal import Stream
 from contex_server.agents.journal_reader import RecordedDelivery
+from contex_server.agents.staleness import Staleness
 from contex_server.api.match import messages as match_messages
 from contex_server.api.match.messages import BatchRoom
 from contex_server.api.shared import wire
@@ -138,7 +139,7 @@ def delivery_message(sending: RecordedDelivery) -> pb.Delivery:
 
 
 def _known_message(datum: KnownDatum) -> pb.KnownDatum:
-    delivery, latest = datum.delivery, datum.latest
+    delivery, latest, stale = datum.delivery, datum.latest, datum.staleness
     return convert(
         pb.KnownDatum,
         datum,
@@ -149,8 +150,16 @@ def _known_message(datum: KnownDatum) -> pb.KnownDatum:
         latest_sequence=str(latest.sequence if latest else delivery.event),
         latest_revision=latest.revision if latest else delivery.revision,
         deleted=latest is not None and latest.deleted,
+        stale=stale is not None,
+        stale_reason=_stale_reason(stale),
+        pending_kind=event_pb2.MatchKind.ValueType((stale and stale.pending) or 0),
         event=None if datum.entry is None else wire.event_message(datum.entry),
     )
+
+
+def _stale_reason(stale: Staleness | None) -> pb.StaleReason.ValueType:
+    name = "UNSPECIFIED" if stale is None or stale.reason is None else stale.reason.name
+    return pb.StaleReason.Value(f"STALE_REASON_{name}")
 
 
 def _stream_message(stream: Stream) -> pb.AgentStream:
