@@ -2,8 +2,9 @@
 
 JSON, YAML and TOON are a list of {"data_key", "description", "data"}, without empty descriptions,
 and with `data` from `plain_value`; "deleted", "expired" or "erased", which is true, takes the place
-of "data" where the fact is gone. They parse back to exactly that, so that no payload or description
-can break out of its place or pass for another datum.
+of "data" where the fact is gone, and "left" where it no longer meets the agent's needs. They parse
+back to exactly that, so that no payload or description can break out of its place or pass for
+another datum.
 
 Markdown has a heading for each datum, its description in one line that is neither heading nor
 fence, and the payload, or "(deleted)" and the like. A payload can't leave its fence, which is
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from contex_server.kernel.model import DATA_EXPIRED, Event, utf8_bytes
+from contex_server.kernel.model import DATA_EXPIRED, Change, Event, utf8_bytes
 from contex_server.matching.formats.media import Format, media
 from contex_server.matching.payload_values import LongInteger, plain_value, text_of
 from contex_server.matching.tokens import TokenCounter
@@ -61,13 +62,16 @@ class FittedContext:
     text: str  # the kept data, rendered; empty if no format was requested
 
 
-def render_one(event: Event, form: ContextFormat) -> str:
-    """Renders one datum: an object in JSON, YAML and TOON, a section in Markdown."""
+def render_one(event: Event, form: ContextFormat, change: Change | None = None) -> str:
+    """Renders one datum: an object in JSON, YAML and TOON, a section in Markdown.
+
+    `change` is what its delivery tells the agent, if it is one.
+    """
     if form is ContextFormat.UNSPECIFIED:
         return ""
     if form is ContextFormat.YAML:
-        return _yaml(_object(event))
-    piece = _piece(event, form)
+        return _yaml(_object(event, change))
+    piece = _piece(event, form, change)
     return _toon(piece) if form is ContextFormat.TOON else str(piece)
 
 
@@ -224,11 +228,11 @@ class _Packing:
         return self._shares[index]
 
 
-def _piece(event: Event, form: ContextFormat) -> Any:
+def _piece(event: Event, form: ContextFormat, change: Change | None = None) -> Any:
     """A datum, rendered as far as possible without the others."""
     if form is ContextFormat.MARKDOWN:
-        return _section(event)
-    value = _object(event)
+        return _section(event, change)
+    value = _object(event, change)
     if form is ContextFormat.JSON:
         return _json(value)
     return _yaml([value]) if form is ContextFormat.YAML else value
@@ -244,16 +248,19 @@ def _join(pieces: Sequence[Any], form: ContextFormat) -> str:
     return _toon(pieces)  # Uniform data become one table.
 
 
-def _object(event: Event) -> dict[str, Any]:
+def _object(event: Event, change: Change | None) -> dict[str, Any]:
     described = {"description": event.description} if event.description else {}
     named = {"data_key": event.data_key or event.event_type, **described}
-    if gone := _gone(event):
+    if gone := _gone(event, change):
         return {**named, gone: True}
     return {**named, "data": plain_value(event.payload, event.content_type)}
 
 
-def _gone(event: Event) -> str:
-    """What became of the fact, if it is no more: an agent must not take it for an empty text."""
+def _gone(event: Event, change: Change | None) -> str:
+    """What became of the fact, if the agent is to drop it: it must not take it for an empty text,
+    or for one that it needs."""
+    if change in (Change.LEFT, Change.ERASED):
+        return change.name.lower()
     if event.deletes:
         return "expired" if event.event_type == DATA_EXPIRED else "deleted"
     return "erased" if event.erased else ""
@@ -285,7 +292,7 @@ def _toon(value: Any) -> str:
 _TICKS = re.compile("`+")
 
 
-def _section(event: Event) -> str:
+def _section(event: Event, change: Change | None) -> str:
     """A datum in Markdown; ends with a newline."""
     parts = [f"## {event.data_key or event.event_type}\n"]
     description = " ".join(event.description.split())
@@ -295,7 +302,7 @@ def _section(event: Event) -> str:
         parts.append(f"{escape}{description}\n")
     kind = media(event.content_type)
     text = text_of(event.payload, kind)
-    if gone := _gone(event):
+    if gone := _gone(event, change):
         parts.append(f"({gone})\n")
     elif text is None:
         media_type = event.content_type.partition(";")[0].replace("`", "").strip()

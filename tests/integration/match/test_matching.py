@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from contex.v1 import event_pb2
+from contex.v1 import event_pb2, project_service_pb2
 from contex.v1.agent_service_pb2 import MinDelta, Need, RegisterAgentRequest
 from contex.v1.match_service_pb2 import (
     AgentNeed,
@@ -244,6 +244,28 @@ async def test_updates_that_change_nothing_are_held_back(word_api: Api) -> None:
     s += await api.publish(event("k", b'{"alpha": "x", "price": 3}'))
     await stream.until(lambda st: s[-1] in st.sequences)
     assert stream.sequences == [*wanted, *s[-2:]]
+
+
+async def test_what_is_written_out_says_what_the_agent_is_to_drop(word_api: Api) -> None:
+    api = word_api
+    await api.register("a", "alpha")
+    stream = await api.listen("a", context_format=event_pb2.CONTEXT_FORMAT_JSON).live()
+    await api.publish(event("k1", b'"alpha"'), event("k2", b'"alpha"'), event("k3", b'"alpha"'))
+    await api.publish(event("k1", b'"omega"'), event("k2", b"", tombstone=True))
+    await stream.count(5)
+    erase = project_service_pb2.EraseDataRequest(
+        project=P, data_key="k3", request_id="r", reason="a test"
+    )
+    await api.projects.EraseData(erase)
+    await stream.count(6)
+    assert [json.loads(m.context) for m in stream.matched] == [
+        *({"data_key": f"k{n}", "data": "alpha"} for n in (1, 2, 3)),
+        {"data_key": "k1", "left": True},
+        {"data_key": "k2", "deleted": True},
+        {"data_key": "k3", "erased": True},
+    ]
+    assert stream.matched[3].event.payload == b'"omega"'
+    await stream.cancel()
 
 
 async def test_changed_needs_bring_what_newly_matches_first(word_api: Api) -> None:

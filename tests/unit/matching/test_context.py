@@ -18,6 +18,7 @@ from contex_server.kernel.model import (
     DATA_DELETED,
     DATA_EXPIRED,
     DATA_PUBLISHED,
+    Change,
     Erasure,
     Event,
 )
@@ -201,6 +202,16 @@ def test_what_is_gone_is_no_empty_text(gone: Event, word: str) -> None:
         said = {"data_key": "off", "description": "A switch.", word: True}
         assert parsed(render_one(gone, form), form) == said
     assert render_one(gone, ContextFormat.MARKDOWN) == f"## off\n\nA switch.\n\n({word})\n"
+
+
+@pytest.mark.parametrize(("change", "word"), [(Change.LEFT, "left"), (Change.ERASED, "erased")])
+def test_what_an_agent_is_to_drop_is_no_datum(change: Change, word: str) -> None:
+    event = Event(BEGINNING, "data_published", "off", payload=b'"on"', description="A switch.")
+    for form in STRUCTURED:
+        said = {"data_key": "off", "description": "A switch."}
+        assert parsed(render_one(event, form, change), form) == {**said, word: True}
+        assert parsed(render_one(event, form, Change.UPDATED), form) == {**said, "data": "on"}
+    assert render_one(event, ContextFormat.MARKDOWN, change) == f"## off\n\nA switch.\n\n({word})\n"
 
 
 def test_one_datum_in_markdown_and_in_no_form() -> None:

@@ -71,8 +71,8 @@ class ContextFormat(enum.StrEnum):
     JSON = "json"
     """A JSON array of {"data_key", "description", "data"}.
 
-    Where a fact that was listened to is gone, "deleted", "expired" or "erased", which is true,
-    takes the place of "data".
+    Where a fact that was listened to is gone, or no longer meets the agent's needs, "deleted",
+    "expired", "erased" or "left", which is true, takes the place of "data".
     """
     YAML = "yaml"
     """The same as YAML."""
@@ -80,7 +80,8 @@ class ContextFormat(enum.StrEnum):
     """For each datum a heading, its description and the payload: Markdown and text unchanged,
     everything else in a code block.
 
-    "(deleted)" and so on where the fact is gone.
+    "(deleted)" and so on where the fact is gone, "(left)" where it no longer meets the agent's
+    needs.
     """
     TOON = "toon"
     """The structure of the JSON form in TOON (token-oriented object notation), which needs fewer

@@ -116,13 +116,15 @@ class _ContextFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Context
     """Nothing is written out. If tokens must be counted, those of the JSON form are."""
     CONTEXT_FORMAT_JSON: _ContextFormat.ValueType  # 1
     """A JSON array of {"data_key", "description", "data"}. Where a fact that was listened to is gone,
-    "deleted", "expired" or "erased", which is true, takes the place of "data".
+    or no longer meets the agent's needs, "deleted", "expired", "erased" or "left", which is true,
+    takes the place of "data".
     """
     CONTEXT_FORMAT_YAML: _ContextFormat.ValueType  # 2
     """The same as YAML."""
     CONTEXT_FORMAT_MARKDOWN: _ContextFormat.ValueType  # 3
     """For each datum a heading, its description and the payload: Markdown and text unchanged,
-    everything else in a code block. "(deleted)" and so on where the fact is gone.
+    everything else in a code block. "(deleted)" and so on where the fact is gone,
+    "(left)" where it no longer meets the agent's needs.
     """
     CONTEXT_FORMAT_TOON: _ContextFormat.ValueType  # 4
     """The structure of the JSON form in TOON (token-oriented object notation), which needs fewer
@@ -136,13 +138,15 @@ CONTEXT_FORMAT_UNSPECIFIED: ContextFormat.ValueType  # 0
 """Nothing is written out. If tokens must be counted, those of the JSON form are."""
 CONTEXT_FORMAT_JSON: ContextFormat.ValueType  # 1
 """A JSON array of {"data_key", "description", "data"}. Where a fact that was listened to is gone,
-"deleted", "expired" or "erased", which is true, takes the place of "data".
+or no longer meets the agent's needs, "deleted", "expired", "erased" or "left", which is true,
+takes the place of "data".
 """
 CONTEXT_FORMAT_YAML: ContextFormat.ValueType  # 2
 """The same as YAML."""
 CONTEXT_FORMAT_MARKDOWN: ContextFormat.ValueType  # 3
 """For each datum a heading, its description and the payload: Markdown and text unchanged,
-everything else in a code block. "(deleted)" and so on where the fact is gone.
+everything else in a code block. "(deleted)" and so on where the fact is gone,
+"(left)" where it no longer meets the agent's needs.
 """
 CONTEXT_FORMAT_TOON: ContextFormat.ValueType  # 4
 """The structure of the JSON form in TOON (token-oriented object notation), which needs fewer

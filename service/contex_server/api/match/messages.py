@@ -166,7 +166,7 @@ def _also_told(delivery: Delivery, form: ContextFormat, max_bytes: int) -> bytes
 def event_context(delivery: Delivery, form: ContextFormat, max_bytes: int) -> str | None:
     """An event written out in a form; None if that takes more bytes."""
     event = delivery.event or event_codec.decode(delivery.entry)
-    text = render_one(event, form)
+    text = render_one(event, form, delivery.change)
     return text if utf8_bytes(text) <= max_bytes else None
 
 
