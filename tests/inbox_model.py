@@ -8,13 +8,15 @@ needs are compared with.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from contex.v1 import event_pb2
 
 MATCHED, UPDATED, LEFT, DELETED, EXPIRED = "MATCHED", "UPDATED", "LEFT", "DELETED", "EXPIRED"
+ERASED = "ERASED"
 NEEDS_CHANGED = "NEEDS_CHANGED"
 _MARGIN = 0.05
 _ENDS = {"data_deleted": DELETED, "data_expired": EXPIRED}
@@ -33,21 +35,52 @@ class Told(NamedTuple):
     needs: tuple[int, ...] = ()
 
 
+class Filter(NamedTuple):
+    """An exact need: each part that is not empty must fit; keys are globs."""
+
+    keys: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    publishers: tuple[str, ...] = ()
+
+    def passes(self, event: event_pb2.Event) -> bool:
+        """Whether an event about data, or of a publisher's own type, is asked for."""
+        return (
+            (not self.keys or any(fnmatchcase(event.data_key, glob) for glob in self.keys))
+            and (not self.types or event.event_type in self.types)
+            and (not self.publishers or event.publisher in self.publishers)
+        )
+
+
+Need = str | Filter
+
+
 @dataclass(frozen=True)
 class Spec:
     """A registration as it was asked for.
 
     Attributes:
-        needs: Texts with their thresholds.
+        needs: Texts with their thresholds, and filters.
         min_delta: Pointers, "" for the whole payload; None: everything is pushed.
         after: last_seen_sequence.
     """
 
-    needs: tuple[tuple[str, float], ...]
+    needs: tuple[tuple[Need, float], ...]
     min_delta: tuple[str, ...] | None = None
     muted: frozenset[str] = frozenset()
     exclude_own: bool = False
     after: str | None = None
+
+
+class Held(NamedTuple):
+    """A datum that an agent takes to be there.
+
+    Attributes:
+        text: As it was last told.
+        exact: Whether it met filters alone.
+    """
+
+    text: str
+    exact: bool
 
 
 @dataclass
@@ -57,13 +90,15 @@ class Inbox:
     Attributes:
         begin: The sequence to read from in order to get all of it.
         places: For each delivery the event that brought it.
-        held: What the agent takes to be there, with the text that it was last told.
+        held: What the agent takes to be there.
+        sent: The first and the last revision of each datum that it was sent, or published itself.
     """
 
     begin: str
     told: list[Told] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
-    held: dict[str, str] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+    sent: dict[str, tuple[int, int]] = field(default_factory=dict)
     is_over: bool = False
 
 
@@ -110,22 +145,41 @@ def _inbox(
 ) -> Inbox:
     spec = registrations[first]
     inbox = Inbox(first if spec.after is None else spec.after, is_over=over is not None)
+    erasures = {
+        json.loads(event.payload)["request_id"]: event.sequence
+        for event in events
+        if event.event_type == "data_erased"
+    }
     latest: dict[str, event_pb2.Event] = {}
+    now = first  # What was erased before the agent began is judged without its payload.
+
+    def seen(event: event_pb2.Event) -> event_pb2.Event:
+        if event.HasField("erased") and order(erasures[event.erased.request_id]) > order(now):
+            event = event_pb2.Event.FromString(event.SerializeToString())
+            event.ClearField("erased")
+        return event
+
     for event in events:
+        now = max(now, event.sequence, key=order)
         if event.sequence == over:
             break
         if event.sequence == first:
             if spec.after is None:
-                _step(inbox, event.sequence, spec, latest, score)
+                _step(inbox, event.sequence, agent_id, spec, map(seen, latest.values()), score)
         elif event.sequence in registrations:
             before, spec = spec, registrations[event.sequence]
             if before.needs != spec.needs:
                 inbox.told.append(Told(NEEDS_CHANGED))
                 inbox.places.append(event.sequence)
-                _step(inbox, event.sequence, spec, latest, score)
+                _step(inbox, event.sequence, agent_id, spec, map(seen, latest.values()), score)
+        elif event.event_type == "data_erased":
+            if order(event.sequence) > order(inbox.begin):
+                _erase(inbox, event)
         elif is_fact(event):
             if order(event.sequence) > order(inbox.begin):
-                _judge(inbox, event, agent_id, spec, latest, score)
+                before_it = latest.get(event.data_key)
+                previous = None if before_it is None else seen(before_it)
+                _judge(inbox, seen(event), previous, agent_id, spec, score)
             if event.data_key:
                 latest[event.data_key] = event
     return inbox
@@ -136,23 +190,50 @@ def is_fact(event: event_pb2.Event) -> bool:
     return event.event_type in ("data_published", "note", *_ENDS)
 
 
+def payload_of(event: event_pb2.Event) -> Mapping[str, Any]:
+    """What was published; nothing of what is erased."""
+    if event.HasField("erased"):
+        return {}
+    payload: dict[str, Any] = json.loads(event.payload)
+    return payload
+
+
 def text_of(event: event_pb2.Event) -> str:
-    """What needs are compared with."""
-    return str(json.loads(event.payload)["t"])
+    """What needs in words are compared with."""
+    return str(payload_of(event).get("t", ""))
 
 
-def near(spec: Spec, text: str, score: Score) -> tuple[int, ...]:
-    """The needs that a text meets with the margin."""
+def near(spec: Spec, event: event_pb2.Event, score: Score) -> tuple[int, ...]:
+    """The needs that an event meets with the margin."""
+    return _meeting(spec, event, score, lambda level: level - min(_MARGIN, level / 3))
+
+
+def met(spec: Spec, event: event_pb2.Event, score: Score) -> tuple[int, ...]:
+    """The needs that an event meets."""
+    return _meeting(spec, event, score, lambda level: level)
+
+
+def _meeting(
+    spec: Spec, event: event_pb2.Event, score: Score, least: Callable[[float], float]
+) -> tuple[int, ...]:
+    text = "" if event.event_type in _ENDS else text_of(event)
     return tuple(
         number
         for number, (need, threshold) in enumerate(spec.needs)
-        if score(need, text) >= threshold - min(_MARGIN, threshold / 3)
+        if (
+            need.passes(event)
+            if isinstance(need, Filter)
+            else text and score(need, text) >= least(threshold)
+        )
     )
 
 
-def met(spec: Spec, text: str, score: Score) -> tuple[int, ...]:
-    """The needs that a text meets."""
-    return tuple(n for n, (need, level) in enumerate(spec.needs) if score(need, text) >= level)
+def _are_filters(spec: Spec, needs: tuple[int, ...]) -> bool:
+    return bool(needs) and all(isinstance(spec.needs[number][0], Filter) for number in needs)
+
+
+def _is_own(spec: Spec, event: event_pb2.Event, agent_id: str) -> bool:
+    return spec.exclude_own and event.publisher == agent_id
 
 
 def _tell(inbox: Inbox, at: str, kind: str, event: event_pb2.Event, needs: Any = ()) -> None:
@@ -160,60 +241,106 @@ def _tell(inbox: Inbox, at: str, kind: str, event: event_pb2.Event, needs: Any =
     inbox.places.append(at)
 
 
+def _note(inbox: Inbox, event: event_pb2.Event, held: Held | None) -> None:
+    """What the agent was sent of a datum, and whether it takes that to be there."""
+    key = event.data_key
+    if not key:
+        return
+    inbox.sent[key] = inbox.sent.get(key, (event.revision,))[0], event.revision
+    if held is None:
+        inbox.held.pop(key, None)
+    else:
+        inbox.held[key] = held
+
+
 def _step(
-    inbox: Inbox, at: str, spec: Spec, latest: dict[str, event_pb2.Event], score: Score
+    inbox: Inbox,
+    at: str,
+    agent_id: str,
+    spec: Spec,
+    latest: Iterable[event_pb2.Event],
+    score: Score,
 ) -> None:
     """What needs bring at once, and what they let go."""
-    for key, event in sorted(latest.items(), key=lambda item: order(item[1].sequence)):
+    for event in sorted(latest, key=lambda event: order(event.sequence)):
+        key = event.data_key
         if event.event_type in _ENDS:
             continue
-        text = text_of(event)
+        is_there = not event.HasField("erased")
         if key in inbox.held:
-            if not near(spec, text, score) and LEFT not in spec.muted:
-                del inbox.held[key]
+            if is_there and near(spec, event, score):
+                exact = _are_filters(spec, met(spec, event, score))
+                inbox.held[key] = inbox.held[key]._replace(exact=exact)
+            elif LEFT not in spec.muted:
+                _note(inbox, event, None)
                 _tell(inbox, at, LEFT, event)
-        elif needs := met(spec, text, score):
-            inbox.held[key] = text
-            _tell(inbox, at, MATCHED, event, needs)
+        elif is_there and (needs := met(spec, event, score)):
+            _note(inbox, event, Held(text_of(event), _are_filters(spec, needs)))
+            if not _is_own(spec, event, agent_id):
+                _tell(inbox, at, MATCHED, event, needs)
 
 
 def _judge(
     inbox: Inbox,
     event: event_pb2.Event,
+    previous: event_pb2.Event | None,
     agent_id: str,
     spec: Spec,
-    latest: dict[str, event_pb2.Event],
     score: Score,
 ) -> None:
-    key, own = event.data_key, spec.exclude_own and event.publisher == agent_id
-    kind, needs = "", tuple[int, ...]()
+    own, before = _is_own(spec, event, agent_id), inbox.held.get(event.data_key)
     if event.event_type in _ENDS:
-        if key in inbox.held:
-            kind = _ENDS[event.event_type]
-    elif not key or key not in inbox.held:
-        if needs := met(spec, text_of(event), score):
-            kind = MATCHED
+        kind, needs = _ENDS[event.event_type], met(spec, event, score)
+        if before is None and (own or not needs):
+            return
+    elif before is None:
+        kind, needs = MATCHED, met(spec, event, score)
+        if not needs:
+            return
     else:
-        text = text_of(event)
-        needs = near(spec, text, score)
-        if not needs and inbox.held[key] != text:
+        needs = (met if before.exact else near)(spec, event, score)
+        same = not event.HasField("erased") and before.text == text_of(event)
+        stays = same and not before.exact
+        if not needs and not stays:
             kind = LEFT
-        elif own or not _is_held_back(spec, latest[key], event):
+        elif own or not _is_held_back(spec, previous, event):
             kind = UPDATED
-    if not kind or (kind in spec.muted and not own):
+        else:
+            return
+    if kind in spec.muted and not own:
         return
-    if kind in (MATCHED, UPDATED) and key:
-        inbox.held[key] = text_of(event)
+    if kind in (MATCHED, UPDATED):
+        exact = _are_filters(spec, needs) and not (kind == UPDATED and stays)
+        _note(inbox, event, Held(text_of(event), exact))
     else:
-        inbox.held.pop(key, None)
+        _note(inbox, event, None)
     if not own:
         _tell(inbox, event.sequence, kind, event, needs)
 
 
-def _is_held_back(spec: Spec, before: event_pb2.Event, event: event_pb2.Event) -> bool:
-    if spec.min_delta is None or before.event_type in _ENDS or text_of(before) != text_of(event):
+def _erase(inbox: Inbox, event: event_pb2.Event) -> None:
+    for key, (first, last) in sorted(json.loads(event.payload)["data"].items()):
+        if key not in inbox.sent:
+            continue
+        sent_first, sent_last = inbox.sent[key]
+        if sent_first > last or sent_last < first:
+            continue
+        if sent_last <= last:
+            inbox.held.pop(key, None)
+        inbox.told.append(Told(ERASED, event.sequence, key, min(last, sent_last)))
+        inbox.places.append(event.sequence)
+
+
+def _is_held_back(
+    spec: Spec,
+    before: event_pb2.Event | None,
+    event: event_pb2.Event,
+) -> bool:
+    if spec.min_delta is None or before is None or before.event_type in _ENDS:
         return False
-    one, other = json.loads(before.payload), json.loads(event.payload)
+    if text_of(before) != text_of(event):
+        return False
+    one, other = payload_of(before), payload_of(event)
     if "" in spec.min_delta:
         return bool(one == other)
     return all(one.get(p[1:]) == other.get(p[1:]) for p in spec.min_delta)
@@ -233,6 +360,6 @@ def fold(deliveries: Iterable[Told]) -> dict[str, int]:
     for each in deliveries:
         if each.kind in (MATCHED, UPDATED) and each.data_key:
             held[each.data_key] = each.revision
-        elif each.kind != NEEDS_CHANGED:
+        elif each.kind != ERASED or held.get(each.data_key, 0) <= each.revision:
             held.pop(each.data_key, None)
     return held

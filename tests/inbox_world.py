@@ -10,19 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from contex.v1 import agent_service_pb2, event_pb2
+from contex.v1 import agent_service_pb2, event_pb2, project_service_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from tests.inbox_model import (
+    ERASED,
     NEEDS_CHANGED,
+    Filter,
     Inbox,
     Score,
     Spec,
     Told,
     fold,
     inboxes,
+    met,
     near,
-    text_of,
     told,
 )
 from tests.integration.support import (
@@ -44,6 +46,15 @@ MinDelta = agent_service_pb2.MinDelta
 
 KEYS = ("k1", "k2", "k3", "k4", "k5")
 KINDS = ("UPDATED", "LEFT", "DELETED", "EXPIRED")
+SUBJECTS = ("anna", "ben")
+"""Persons whose data some events hold, and which are erased."""
+FILTERS = (
+    Filter(keys=("k1", "k2")),
+    Filter(keys=("*4",)),
+    Filter(types=("note",)),
+    Filter(keys=("k3", "*5"), types=("data_published", "data_expired")),
+    Filter(publishers=("one", "cur")),
+)
 SCORES = "scores"
 """A project of its own."""
 
@@ -211,8 +222,7 @@ class Reader:
             for at, marks in self.acknowledged:
                 for count, sequence in marks if at == number else ():
                     if sequence:
-                        reached = [n for n, p in enumerate(inbox.places) if _upto(p, sequence)]
-                        start = max(start, len(reached))
+                        start = max(start, _reached(inbox, sequence))
                     else:
                         start = max(start, first + count)
 
@@ -232,8 +242,15 @@ def _differs(got: list[Any], due: list[Any]) -> str:
     return f"{lengths}, at {place}: {got[place : place + 2]} for {due[place : place + 2]}"
 
 
-def _upto(place: str, sequence: str) -> bool:
-    return order(place) <= order(sequence)
+def _reached(inbox: Inbox, sequence: str) -> int:
+    """How many deliveries are acknowledged with an event.
+
+    An erasure brings several that name its event, which may not have come all.
+    """
+    return sum(
+        order(place) < order(sequence) or (place == sequence and each.kind != ERASED)
+        for each, place in zip(inbox.told, inbox.places, strict=True)
+    )
 
 
 @dataclass
@@ -243,17 +260,21 @@ class World:
     Attributes:
         roles: How each agent listens; see `Reader`.
         lasting: Agents that are never unregistered.
+        erases: Whether data are erased; not where publishes are lost.
         apis: Servers that are up, or will be again.
         specs: The registrations of each agent in turn.
         readers: Who has listened to each registration of an id.
         sequences: Of events.
         texts: What was published last of each key.
+        payloads: What was published, by sequence; it may have been erased since.
+        erasures: How often data were erased.
     """
 
     words: Vocabulary
     roles: dict[str, str]
     randomly: random.Random
     lasting: frozenset[str] = frozenset()
+    erases: bool = False
     score: Score = lambda _need, _text: 0.0
     apis: list[Api] = field(default_factory=list)
     specs: dict[str, list[Spec]] = field(default_factory=dict)
@@ -261,6 +282,8 @@ class World:
     readers: dict[str, list[Reader | None]] = field(default_factory=dict)
     sequences: list[str] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
+    payloads: dict[str, bytes] = field(default_factory=dict)
+    erasures: int = 0
 
     async def begin(self) -> None:
         """Registers all agents, when there is something already."""
@@ -275,12 +298,17 @@ class World:
 
     def spec(self, *, new: bool) -> Spec:
         pick = self.randomly
-        needs = pick.sample(self.words.needs, pick.randrange(1, 4))
+        needs: list[Filter | str] = [*pick.sample(self.words.needs, pick.randrange(1, 4))]
+        if pick.random() < 0.4:
+            needs[pick.randrange(len(needs))] = pick.choice(FILTERS)
         after = None
         if new and pick.random() < 0.4:
             after = pick.choice(["0", *self.sequences])
         return Spec(
-            tuple((need, pick.choice(self.words.thresholds)) for need in needs),
+            tuple(
+                (need, 1.0 if isinstance(need, Filter) else pick.choice(self.words.thresholds))
+                for need in needs
+            ),
             pick.choice([None, None, ("",), ("/n",)]),
             frozenset(pick.sample(KINDS, pick.choice([0, 0, 1, 2]))),
             pick.random() < 0.3,
@@ -306,11 +334,30 @@ class World:
             elif chance < 0.65:
                 named["valid_for"] = Duration(seconds=1)
             payload = {"t": text, "n": pick.randrange(2), "m": pick.randrange(2)}
+            if self.erases and pick.random() < 0.3:
+                named["metadata"] = {"subject": pick.choice(SUBJECTS)}
             if key:
                 self.texts[key] = text
             events.append(event(key, json.dumps(payload).encode(), **named))
         publisher = pick.choice(["", "", *self.roles])
-        self.sequences += await self.api().publish(*events, publisher=publisher)
+        sequences = await self.api().publish(*events, publisher=publisher)
+        self.sequences += sequences
+        self.payloads |= zip(sequences, (each.payload for each in events), strict=True)
+
+    async def erase(self) -> None:
+        """Erases the data of a person, once all that happened before is decided: what is erased by
+        then is judged without its payload."""
+        for agent_id in self.registered:
+            stream = await self.api().listen(agent_id, after_sequence="0").live()
+            await stream.cancel()
+        self.erasures += 1
+        request = project_service_pb2.EraseDataRequest(
+            project=P,
+            subject=self.randomly.choice(SUBJECTS),
+            request_id=f"r{self.erasures}",
+            reason="a test",
+        )
+        await self.api().projects.EraseData(request, timeout=DEADLINE_S)
 
     async def register(self, agent_id: str) -> None:
         spec = self.spec(new=True)
@@ -393,6 +440,8 @@ class World:
     async def play(self, rounds: int) -> None:
         pick = self.randomly
         for _ in range(rounds):
+            if self.erases and pick.random() < 0.1:
+                await self.erase()
             jobs = [self.publish() for _ in range(pick.choice([1, 1, 2]))]
             if pick.random() < 0.35:
                 jobs.append(self.act(pick.choice([*self.roles])))
@@ -413,8 +462,12 @@ class World:
             log = await self.api().log()
             latest = {e.data_key: e for e in log if e.data_key}
             if not any(e.HasField("valid_until") for e in latest.values()):
-                return log
+                break
             await asyncio.sleep(0.05)
+        for each in log:
+            if each.HasField("erased"):  # As it was published: it may have been judged by then.
+                each.payload = self.payloads[each.sequence]
+        return log
 
     async def check(self) -> None:
         log = await self.log()
@@ -452,15 +505,15 @@ class World:
         for each in log:
             if each.event_type in ("data_deleted", "data_expired"):
                 live.pop(each.data_key, None)
-            elif each.data_key:
+            elif each.event_type == "data_published":
                 live[each.data_key] = each
         held = fold(read)
         assert held == {key: live[key].revision for key in held}
         begun = specs[-1].after is None and all(s.after is None for s in specs)
         for key, each in live.items():
-            needs = near(spec, text_of(each), self.score)
-            assert key not in held or needs
-            surely = any(self.score(n, text_of(each)) >= t for n, t in spec.needs)
+            is_there = not each.HasField("erased")
+            assert key not in held or (is_there and near(spec, each, self.score))
+            surely = is_there and met(spec, each, self.score)
             assert key in held or not (surely and begun)
 
     async def close(self) -> None:
@@ -476,7 +529,16 @@ def _plain(items: list[Told]) -> list[Told]:
 
 
 def _needs(spec: Spec) -> list[agent_service_pb2.Need]:
-    return [Need(text=text, threshold=threshold) for text, threshold in spec.needs]
+    return [
+        Need(text=need, threshold=threshold)
+        if isinstance(need, str)
+        else Need(
+            filter=event_pb2.EventFilter(
+                data_keys=need.keys, event_types=need.types, publishers=need.publishers
+            )
+        )
+        for need, threshold in spec.needs
+    ]
 
 
 def _min_delta(spec: Spec) -> agent_service_pb2.MinDelta:

@@ -19,8 +19,8 @@ from contex_server.agents.staleness import (
     Staleness,
     StalenessReader,
     StaleReason,
-    is_own,
 )
+from contex_server.inbox.judgement import is_own
 from contex_server.inbox.subscriber import lowest
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import BEGINNING, Agent, Entry, KeyState, Match, utf8_bytes

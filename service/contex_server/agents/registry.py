@@ -278,7 +278,12 @@ class AgentRegistry:
         else:
             raise _conflict(agent_id)
         answer = await self.queries.match_registered(
-            project, agent.needs, at_least=written.sequence, budget=budget, scope=scope
+            project,
+            agent.needs,
+            at_least=written.sequence,
+            budget=budget,
+            scope=scope,
+            without_publisher=agent_id if agent.exclude_own else "",
         )
         await self.recorder.answered(
             project,

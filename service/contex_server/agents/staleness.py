@@ -16,6 +16,7 @@ import orjson
 from contex_server.agents.journal import AgentKnowledge, SentDatum
 from contex_server.agents.journal_reader import JournalReader
 from contex_server.inbox.entry import Decision
+from contex_server.inbox.judgement import is_own
 from contex_server.kernel import event_codec
 from contex_server.kernel.inbox_ids import event_of
 from contex_server.kernel.model import (
@@ -225,11 +226,6 @@ class Registrations:
         """The one that was in force at an event; the first one on record if that is later."""
         before = [a for made, a in zip(self._made, self._agents, strict=True) if made <= event.ms]
         return before[-1] if before else self._agents[0]
-
-
-def is_own(event: Event, agent: Agent) -> bool:
-    """Whether an agent does without an event because it published it itself."""
-    return agent.exclude_own and event.publisher == agent.agent_id
 
 
 def _is_news(decision: Decision, sent: SentDatum) -> bool:

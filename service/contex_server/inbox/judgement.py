@@ -74,7 +74,7 @@ def judge(
     holds = before is not None and before.held
     if before is not None and before.last >= event.revision > 0:
         return NOTHING  # It was sent this one, or a later one, out of order: by a registration.
-    own = agent.exclude_own and event.publisher == agent.agent_id
+    own = is_own(event, agent)
     if event.deletes:
         # Of what the agent does not hold, a deletion concerns it by a filter that passes it.
         exact = tuple([match for match in near if match.exact])
@@ -123,6 +123,11 @@ def _told(
             exact=held and not stays and by_filters_alone(matches),
         )
     return Judgement(None if own else change, matches, holding)
+
+
+def is_own(event: Event, agent: Agent) -> bool:
+    """Whether an agent is not told of an event because it published it itself."""
+    return agent.exclude_own and event.publisher == agent.agent_id
 
 
 def met_by(near: tuple[Match, ...], agent: Agent) -> tuple[Match, ...]:

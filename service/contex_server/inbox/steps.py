@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from contex_server.events.feed import Delivery
 from contex_server.inbox.entry import Decision
 from contex_server.inbox.holdings import DIGEST_BYTES, Holding
-from contex_server.inbox.judgement import at_threshold, by_filters_alone, met_by
+from contex_server.inbox.judgement import at_threshold, by_filters_alone, is_own, met_by
 from contex_server.inbox.subscriber import Subscriber, encode_subscriber, watched
 from contex_server.kernel import event_codec
 from contex_server.kernel.inbox_ids import LAST_ENTRY, entry_of, inbox_id, last_place
@@ -110,7 +110,6 @@ class Steps:
                             holders[subscriber.number] = before._replace(exact=exact)
                             draft.changed.add((shard, datum.data_key))
                         continue
-                    number += 1
                     met = change in (Change.MATCHED, Change.UPDATED)
                     matches = met_by(datum.near, agent) if met else ()
                     matches = at_threshold(matches, agent)
@@ -130,6 +129,9 @@ class Steps:
                         by_filters_alone(matches),
                     )
                     draft.changed.add((shard, datum.data_key))
+                    if met and is_own(event, agent):
+                        continue  # It holds what it published itself, and does without being told.
+                    number += 1
                     await decider.decided(draft, agent_id, place, number, decision, _told(entry))
                 after = subscriber
                 if part is parts[-1]:
@@ -187,7 +189,7 @@ class Steps:
                         before.setdefault(event.data_key, event.previous_sequence)
         places = [place for place in before.values() if place is not None]
         events = [event_codec.decode(e) for e in await log.get(project, places) if e is not None]
-        return [event for event in events if not event.deletes]
+        return [event for event in events if not event.deletes and event.erased is None]
 
     async def _held(self, shard: int, number: int) -> set[str]:
         """The data that an agent holds."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import Entry, Event, EventFilter, Need
+from contex_server.kernel.model import Entry, Event, EventFilter, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.match.index import Index
@@ -32,6 +32,7 @@ from contex_server.matching.tokens import ESTIMATED_BYTES, TokenCounter
 from contex_server.state.moments import MomentQuery, resolve_moment
 from contex_server.state.reader import StateReader
 
+_PAGE = 64
 _MEASURED_BYTES = 8 * 1024 * 1024
 """Payloads that are written out to learn their size, where an answer lacks room for them all."""
 
@@ -73,14 +74,37 @@ class MatchQueries:
         at_least: LogSequence,
         budget: ContextBudget,
         scope: Scope,
+        without_publisher: str = "",
     ) -> MatchResult:
-        """What registered needs match now, with everything up to `at_least` taken into account."""
+        """What registered needs match now, with everything up to `at_least` taken into account.
+
+        Args:
+            without_publisher: Whose data are left out.
+        """
         async with (
             self._matchers.matcher(project) as matcher,
             matcher.index_at(at_least) as (index, position),
         ):
             found = await self._engine.find(index, needs, scope.admits, registered=True)
-        return await self._result(project, await self._matched(project, found), position, budget)
+        matched = await self._matched(project, found)
+        if without_publisher:
+            matched = await self._of_others(project, matched, without_publisher)
+        return await self._result(project, matched, position, budget)
+
+    async def _of_others(
+        self, project: str, matched: MatchedEvents, publisher: str
+    ) -> MatchedEvents:
+        """The data whose latest event is not of a publisher."""
+        others: list[tuple[LogSequence, tuple[Match, ...]]] = []
+        for start in range(0, len(matched), _PAGE):
+            part = matched[start : start + _PAGE]
+            entries = await self._log.get(project, [sequence for sequence, _ in part])
+            others += [
+                datum
+                for datum, entry in zip(part, entries, strict=True)
+                if entry is None or event_codec.decode(entry).publisher != publisher
+            ]
+        return others
 
     async def match(
         self,

@@ -50,7 +50,7 @@ async def play(
     restarts: int = 0,
 ) -> None:
     """Plays a random history, and checks all inboxes and readers."""
-    world = World(WORDS, ROLES, random.Random(seed))
+    world = World(WORDS, ROLES, random.Random(seed), erases=True)
     running = []
     async with AsyncExitStack() as stack:
 

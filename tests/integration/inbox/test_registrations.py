@@ -52,6 +52,23 @@ async def test_a_live_stream_is_told_of_new_needs_before_what_they_bring(word_ap
     assert all_told(again) == all_told(stream)
 
 
+async def test_a_registration_does_not_bring_what_the_agent_published_itself(
+    word_api: Api,
+) -> None:
+    """It holds that all the same: it is told when others change it."""
+    await word_api.publish(event("alpha.own"), publisher="a")
+    await word_api.publish(event("alpha.other"))
+    answer = await word_api.register("a", "alpha", exclude_own=True)
+    assert [datum.event.data_key for datum in answer.data] == ["alpha.other"]
+    stream = await (await word_api.listen("a").live()).count(1)
+    await word_api.publish(event("alpha.own", b"2"))
+    await stream.count(2)
+    assert [(t.kind, t.data_key) for t in all_told(stream)] == [
+        ("MATCHED", "alpha.other"),
+        ("UPDATED", "alpha.own"),
+    ]
+
+
 async def test_a_registration_names_the_needs_that_are_met(word_api: Api) -> None:
     """Not those that are met only within the margin."""
 
