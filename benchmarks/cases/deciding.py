@@ -31,7 +31,7 @@ from contex_server.matching.encoding import (
     description_recipe,
     gist_recipe,
 )
-from contex_server.matching.rules import AbsoluteRule, absolute_decider
+from contex_server.matching.rules import AbsoluteRule, absolute_scoring_model
 from contex_server.matching.terms import once
 
 from benchmarks.bench import Bench
@@ -155,7 +155,7 @@ async def _encoded() -> tuple[AbsoluteRule, list[Encoding], list[Encoding]]:
             for d in each.documents
         ]
         needs = [gist_recipe(need.text) for each in sets for need in each.needs]
-        rule = AbsoluteRule(absolute_decider(embedder.model_id), shipped_prior())
+        rule = AbsoluteRule(absolute_scoring_model(embedder.model_id), shipped_prior())
         of_data = await _embedded(embedder, texts, Role.DATUM)
         return rule, of_data, await _embedded(embedder, needs, Role.NEED)
     finally:

@@ -254,7 +254,7 @@ class AgentRegistry:
                 outcome = Outcome.UNCHANGED
                 break
             # Embedded before the write: needs that can't be embedded are refused.
-            model = await self.embeddings.decider_of(project)
+            model = await self.embeddings.scoring_model_of(project)
             await self.embeddings.of_needs(
                 project, model, {need.digest: need.text for _, need in in_words(agent.needs)}
             )

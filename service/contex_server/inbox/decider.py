@@ -335,7 +335,7 @@ class ProjectDecider:
         engine = self.engine
         index = await engine.new_index(self.project, as_of=as_of)
         self._on_model_in_use(self.project)
-        if not is_absolute(index.rule.decider):
+        if not is_absolute(index.rule.scoring_model):
             await engine.load(index, engine.state.state(self.project))
         return index
 
@@ -529,7 +529,7 @@ class ProjectDecider:
         concerned = [e for e in events if e.event_type not in SERVICE_TYPES]
         names = dict.fromkeys(event.data_key for event in concerned if event.data_key)
         index = way.index
-        moves = way.live and not is_absolute(index.rule.decider)
+        moves = way.live and not is_absolute(index.rule.scoring_model)
         # For filters alone the events need no encodings.
         compared = concerned if moves or index.needs.texts.needs else []
         encodings, _ = await asyncio.gather(
@@ -900,8 +900,8 @@ class ProjectDecider:
             if event.event_type == BACKGROUND_CHANGED:
                 await self.engine.use_background(way.index, event.sequence)
                 return
-            decider = orjson.loads(event.payload)["model"]
-            self.engine.embeddings.model_changed(self.project, decider)
+            model = orjson.loads(event.payload)["model"]
+            self.engine.embeddings.model_changed(self.project, model)
             index = await self._new_index(event.sequence)
             way.index = index
             await self._set_needs(way, way.members.values())

@@ -47,7 +47,7 @@ class MatchStore(Protocol):
         """
 
     async def background(
-        self, project: str, decider: str, as_of: Sequence | None = None
+        self, project: str, scoring_model: str, as_of: Sequence | None = None
     ) -> tuple[Sequence, bytes] | None:
         """The packed background that was the latest as of a moment, with its event's sequence.
 
@@ -55,19 +55,25 @@ class MatchStore(Protocol):
         """
 
     async def set_background(
-        self, project: str, decider: str, size: int, packed: bytes, event_type: str, body: bytes
+        self,
+        project: str,
+        scoring_model: str,
+        size: int,
+        packed: bytes,
+        event_type: str,
+        body: bytes,
     ) -> Sequence | None:
         """Stores a background, and appends the event from which on it holds, in one step.
 
-        Returns the event's sequence, or None if `decider` is no longer what decides, or if it
+        Returns the event's sequence, or None if `scoring_model` is no longer what decides, or if it
         has a background of this size or a larger one.
         """
 
-    async def backgrounds(self, project: str, decider: str) -> dict[Sequence, bytes]:
-        """Every background of a decider, by its event's sequence."""
+    async def backgrounds(self, project: str, scoring_model: str) -> dict[Sequence, bytes]:
+        """Every background of a scoring model, by its event's sequence."""
 
     async def put_backgrounds(
-        self, project: str, decider: str, backgrounds: Mapping[Sequence, bytes], size: int
+        self, project: str, scoring_model: str, backgrounds: Mapping[Sequence, bytes], size: int
     ) -> None:
         """Stores backgrounds whose events are in the log, or about to be; the largest is of `size`.
 
@@ -75,6 +81,6 @@ class MatchStore(Protocol):
         """
 
     async def drop_backgrounds(
-        self, project: str, decider: str, sequences: Iterable[Sequence]
+        self, project: str, scoring_model: str, sequences: Iterable[Sequence]
     ) -> None:
         """Removes backgrounds whose events never came into the log."""

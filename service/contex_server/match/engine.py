@@ -91,7 +91,7 @@ class MatchEngine:
         worded = [need for _, need in in_words(needs)]
         texts = {need.digest: need.text for need in worded}
         by_digest = await self.embeddings.of_needs(
-            index.project, index.rule.decider, texts, store=registered
+            index.project, index.rule.scoring_model, texts, store=registered
         )
         return tuple(by_digest[need.digest] for need in worded)
 
@@ -113,7 +113,7 @@ class MatchEngine:
 
     async def encode_events(self, index: Index, events: Iterable[Event]) -> dict[bytes, Encoding]:
         """The encodings of events, by digest."""
-        return await self.embeddings.of_events(index.project, index.rule.decider, events)
+        return await self.embeddings.of_events(index.project, index.rule.scoring_model, events)
 
     async def new_index(
         self,
@@ -128,8 +128,8 @@ class MatchEngine:
         They are judged against the background that this has as of a sequence. `worker` does all
         work on the index; None: the threads of live matching.
         """
-        decider = await self.embeddings.decider_of(project, fresh=True)
-        rule = await self.embeddings.models.rule(decider)
+        scoring_model = await self.embeddings.scoring_model_of(project, fresh=True)
+        rule = await self.embeddings.models.rule(scoring_model)
         index = Index(project, rule, worker or self.live)
         await self.use_background(index, as_of)
         await self.apply(index, states)
@@ -140,7 +140,7 @@ class MatchEngine:
 
         If that one is lost, the one before it counts, in the end the shipped one.
         """
-        found = await self.match.background(index.project, index.rule.decider, as_of)
+        found = await self.match.background(index.project, index.rule.scoring_model, as_of)
         await index.worker.work(index.set_background, found)
 
     async def take_snapshot(self, index: Index) -> tuple[int, int, bytes] | None:
@@ -165,9 +165,9 @@ class MatchEngine:
 
     async def _encoded(self, index: Index, states: list[KeyState]) -> _Encoded:
         """The latest events of data keys, and their encodings by digest."""
-        project, decider = index.project, index.rule.decider
+        project, scoring_model = index.project, index.rule.scoring_model
         live = {state.digest: state for state in states if not state.deleted and state.digest}
-        encodings = await self.embeddings.stored(project, decider, live)
+        encodings = await self.embeddings.stored(project, scoring_model, live)
         # In the order of the log: an archived block is unpacked once.
         missing = sorted(s.sequence for digest, s in live.items() if digest not in encodings)
         recipes: dict[bytes, Recipe] = {}
@@ -175,7 +175,7 @@ class MatchEngine:
             entries = await self.log.get(project, missing[start : start + _FETCH_EVENTS])
             events = [event_codec.decode(entry) for entry in entries if entry is not None]
             recipes |= await self.embeddings.recipes(project, events)
-        return states, encodings | await self.embeddings.compute(project, decider, recipes)
+        return states, encodings | await self.embeddings.compute(project, scoring_model, recipes)
 
     async def description(self, project: str, event: Event) -> Description:
         """The texts that an event is matched by; those of recent events are cached."""

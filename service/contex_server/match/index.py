@@ -49,7 +49,7 @@ class Index:
         it sums up; all empty of a relative score."""
         data = self.data
         if not isinstance(data, DataIndex):
-            return self.rule.decider, "", BEGINNING, 0
+            return self.rule.scoring_model, "", BEGINNING, 0
         background = data.background
         return data.model_id, data.scorer.name, background.sequence, background.data
 

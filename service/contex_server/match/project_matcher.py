@@ -211,7 +211,7 @@ class ProjectMatcher:
         while True:
             self._reached.position = reader.skip()
             await self._new_index()
-            decider = self._index.rule.decider
+            scoring_model = self._index.rule.scoring_model
             newest: dict[str, Sequence] = {}
             self.data_total = await engine.state.live_keys(self.project)
             await engine.load(self._index, self._states(newest))
@@ -229,7 +229,7 @@ class ProjectMatcher:
                     self._reached.position = chunk.position
             except Behind:
                 continue
-            if await engine.embeddings.decider_of(self.project, fresh=True) != decider:
+            if await engine.embeddings.scoring_model_of(self.project, fresh=True) != scoring_model:
                 continue
             await engine.use_background(self._index, self._reached.position)
             self._on_model_in_use(self.project)
@@ -268,19 +268,21 @@ class ProjectMatcher:
             await self._drop_erased()
         self._reached.advance(position)
 
-    async def _change_model(self, decider: str, position: Sequence) -> None:
+    async def _change_model(self, scoring_model: str, position: Sequence) -> None:
         """Another model decides from here on: indexes everything anew, then swaps the index."""
         engine, old = self._engine, self._index
-        if decider == old.rule.decider:
+        if scoring_model == old.rule.scoring_model:
             return
-        engine.embeddings.model_changed(self.project, decider)
+        engine.embeddings.model_changed(self.project, scoring_model)
         states = [
             KeyState(key, 0, sequence, False, old.data.digest_of(key) or b"")
             for key, sequence in old.latest.items()
         ]
         with self._loads():
             await self._new_index(states, position)
-        log.info("matching_model_changed", project=self.project, model=self._index.rule.decider)
+        log.info(
+            "matching_model_changed", project=self.project, model=self._index.rule.scoring_model
+        )
 
     async def _new_index(
         self, states: Iterable[KeyState] = (), as_of: Sequence = BEGINNING
@@ -333,11 +335,11 @@ class ProjectMatcher:
         if taken is None:
             return None
         size, data, packed = taken
-        decider = index.rule.decider
-        told = {"model": decider, "data": data, "as_of": str(as_of)}
+        scoring_model = index.rule.scoring_model
+        told = {"model": scoring_model, "data": data, "as_of": str(as_of)}
         body = event_codec.encode(BACKGROUND_CHANGED, orjson.dumps(told), {})
         sequence = await self._engine.match.set_background(
-            self.project, decider, size, packed, BACKGROUND_CHANGED, body
+            self.project, scoring_model, size, packed, BACKGROUND_CHANGED, body
         )
         if sequence is not None:
             log.info("background_taken", project=self.project, data=data, bytes=len(packed))

@@ -62,7 +62,7 @@ class Embeddings:
         """How often each project was forgotten, if ever."""
         self._deciding: TTLCache[str, str] = TTLCache(_KNOWN_MODELS, _MODEL_TTL_S)
 
-    async def decider_of(self, project: str, *, fresh: bool = False) -> str:
+    async def scoring_model_of(self, project: str, *, fresh: bool = False) -> str:
         """What decides in a project; the configured one if this process lacks its model.
 
         Without `fresh` this may lag behind another process by `_MODEL_TTL_S`.
@@ -103,7 +103,7 @@ class Embeddings:
             return model, {}
         try:
             async with asyncio.timeout(self._timeout_s):
-                model = await self.decider_of(project)
+                model = await self.scoring_model_of(project)
                 stored = await self.stored(project, model, missing)
                 recipes = {
                     d: await _recipe(t) async for d, t in sliced(missing.items()) if d not in stored

@@ -25,7 +25,7 @@ from contex_server.matching.rules import (
     AbsoluteRule,
     RelativeRule,
     Rule,
-    absolute_decider,
+    absolute_scoring_model,
     embedder_of,
     is_absolute,
 )
@@ -42,57 +42,59 @@ _Moments = tuple[Vector, Vector]
 class Models:
     """The configured model, and earlier ones that still serve projects embedded with them.
 
-    A decider names a model and a rule. Projects are decided by the absolute score with the
+    A scoring model names a model and a rule. Projects are decided by the absolute score with the
     configured model, once they have been encoded for that; until then by whatever decided before.
     """
 
     def __init__(self, configured: Embedder, others: tuple[Embedder, ...] = ()) -> None:
         self._embedders = {e.model_id: e for e in (*others, configured)}
-        self.configured_id = absolute_decider(configured.model_id)
+        self.configured_id = absolute_scoring_model(configured.model_id)
         self._moments: dict[str, asyncio.Task[_Moments]] = {}
         self._rules: dict[str, Rule] = {}
 
     def ids(self) -> list[str]:
         """The deciders that this process has."""
-        return [d for model in self._embedders for d in (model, absolute_decider(model))]
+        return [d for model in self._embedders for d in (model, absolute_scoring_model(model))]
 
-    def usable(self, decider: str) -> str:
-        """The decider if this process has its model, otherwise the configured one."""
-        return decider if embedder_of(decider) in self._embedders else self.configured_id
+    def usable(self, scoring_model: str) -> str:
+        """The scoring model if this process has its model, otherwise the configured one."""
+        return (
+            scoring_model if embedder_of(scoring_model) in self._embedders else self.configured_id
+        )
 
-    def embedder(self, decider: str) -> Embedder:
-        """The embedder of a decider that this process has."""
-        return self._embedders[embedder_of(decider)]
+    def embedder(self, scoring_model: str) -> Embedder:
+        """The embedder of a scoring model that this process has."""
+        return self._embedders[embedder_of(scoring_model)]
 
-    def scorer_of(self, decider: str) -> str:
-        """Identity of the formula and the weights that a decider uses."""
-        if is_absolute(decider):
-            return shipped_weights(embedder_of(decider)).version
+    def scorer_of(self, scoring_model: str) -> str:
+        """Identity of the formula and the weights that a scoring model uses."""
+        if is_absolute(scoring_model):
+            return shipped_weights(embedder_of(scoring_model)).version
         return relative_weights().version
 
-    async def rule(self, decider: str) -> Rule:
-        """The rule and model that a decider names; raises EMBEDDER_UNAVAILABLE.
+    async def rule(self, scoring_model: str) -> Rule:
+        """The rule and model that a scoring model names; raises EMBEDDER_UNAVAILABLE.
 
         One for all projects: its matrices take megabytes.
         """
-        if decider not in self._rules:
-            self._rules.setdefault(decider, await self._new_rule(decider))
-        return self._rules[decider]
+        if scoring_model not in self._rules:
+            self._rules.setdefault(scoring_model, await self._new_rule(scoring_model))
+        return self._rules[scoring_model]
 
-    async def _new_rule(self, decider: str) -> Rule:
-        model_id = embedder_of(decider)
+    async def _new_rule(self, scoring_model: str) -> Rule:
+        model_id = embedder_of(scoring_model)
         builtin = model_id in _BUILTIN
-        if is_absolute(decider):
+        if is_absolute(scoring_model):
             prior = background.shipped_prior(tuned=model_id == MODEL_ID or not builtin)
             if not builtin:
                 latin_only = model_id.partition("@")[0] in _LATIN_ONLY
-                prior = prior.under(*await self._moments_of(decider), latin_only=latin_only)
-            return AbsoluteRule(decider, prior)
+                prior = prior.under(*await self._moments_of(scoring_model), latin_only=latin_only)
+            return AbsoluteRule(scoring_model, prior)
         former = relative.shipped_prior()
         if not builtin:
-            texts, _ = await self._moments_of(decider)
+            texts, _ = await self._moments_of(scoring_model)
             former = former.under(texts)
-        return RelativeRule(decider, former)
+        return RelativeRule(scoring_model, former)
 
     async def close(self) -> None:
         """Cancels what is being computed; the owner of the embedders closes them."""
@@ -100,8 +102,8 @@ class Models:
             task.cancel()
         await asyncio.gather(*self._moments.values(), return_exceptions=True)
 
-    async def _moments_of(self, decider: str) -> _Moments:
-        model_id = embedder_of(decider)
+    async def _moments_of(self, scoring_model: str) -> _Moments:
+        model_id = embedder_of(scoring_model)
         task = self._moments.get(model_id)
         if task is None:
             embedding = _embed_shipped(self._embedders[model_id])

@@ -1,7 +1,7 @@
 """How pairs are scored: the absolute score, or the relative one that earlier versions had.
 
 One rule with one model decides in a project. What names both, in the store, in matches and in the
-log, is the *decider*: the model's id and, for the absolute score, `#` and the version of the
+log, is the *scoring model*: the model's id and, for the absolute score, `#` and the version of the
 encodings that it is computed from. So a project of an earlier version is moved to the absolute
 score as it is to another model: encoded anew in the background, then switched by one event.
 """
@@ -90,7 +90,7 @@ class Needs(Protocol):
 class Rule(Protocol):
     """A rule with a model."""
 
-    decider: str
+    scoring_model: str
 
     def data(self) -> Data:
         """An index of no data."""
@@ -135,14 +135,14 @@ class Rule(Protocol):
 class AbsoluteRule:
     """The absolute score (ADR 21)."""
 
-    def __init__(self, decider: str, prior: Prior, scorer: Scorer | None = None) -> None:
-        self.decider = decider
+    def __init__(self, scoring_model: str, prior: Prior, scorer: Scorer | None = None) -> None:
+        self.scoring_model = scoring_model
         self.prior = prior
-        self.scorer = scorer or Scorer(shipped_weights(embedder_of(decider)))
+        self.scorer = scorer or Scorer(shipped_weights(embedder_of(scoring_model)))
         self._shipped = background(prior)  # One for all projects that have no snapshot.
 
     def data(self) -> DataIndex:
-        return DataIndex(self.decider, self.scorer, self._shipped)
+        return DataIndex(self.scoring_model, self.scorer, self._shipped)
 
     def needs(self, data: Data) -> NeedIndex:
         assert isinstance(data, DataIndex)
@@ -177,9 +177,9 @@ class AbsoluteRule:
 class RelativeRule:
     """The relative score of earlier versions (ADR 8), whose background moves with each change."""
 
-    def __init__(self, decider: str, prior: relative_background.Prior) -> None:
-        self.decider = decider
-        self._model = relative_background.Model(decider, prior)
+    def __init__(self, scoring_model: str, prior: relative_background.Prior) -> None:
+        self.scoring_model = scoring_model
+        self._model = relative_background.Model(scoring_model, prior)
         self._scorer = RelativeScorer()
 
     def data(self) -> relative_data.DataIndex:
@@ -205,21 +205,21 @@ class RelativeRule:
         pass
 
 
-def absolute_decider(model_id: str) -> str:
-    """The decider of the absolute score with a model."""
+def absolute_scoring_model(model_id: str) -> str:
+    """The scoring model of the absolute score with a model."""
     return model_id + _ABSOLUTE
 
 
-def is_absolute(decider: str) -> bool:
-    """Whether a decider scores absolutely."""
-    return decider.endswith(_ABSOLUTE)
+def is_absolute(scoring_model: str) -> bool:
+    """Whether a scoring model scores absolutely."""
+    return scoring_model.endswith(_ABSOLUTE)
 
 
-def embedder_of(decider: str) -> str:
-    """The id of the model that a decider's vectors are of."""
-    return decider.removesuffix(_ABSOLUTE)
+def embedder_of(scoring_model: str) -> str:
+    """The id of the model that a scoring model's vectors are of."""
+    return scoring_model.removesuffix(_ABSOLUTE)
 
 
-def need_recipe_of(decider: str) -> Callable[[str], Recipe]:
-    """How the decider has needs encoded."""
-    return gist_recipe if is_absolute(decider) else need_recipe
+def need_recipe_of(scoring_model: str) -> Callable[[str], Recipe]:
+    """How the scoring model has needs encoded."""
+    return gist_recipe if is_absolute(scoring_model) else need_recipe

@@ -370,7 +370,7 @@ class _Run:
     async def _vectors(self) -> list[Finding]:
         """Checks that the vectors of the data are present."""
         project, vectors = self._project, self._store.match
-        model = await self._embeddings.decider_of(project)
+        model = await self._embeddings.scoring_model_of(project)
         states = await asyncio.to_thread(_by_digest, self._state)
         digests = list(states)
         missing, damaged = set[bytes](), set[bytes]()

@@ -11,7 +11,7 @@ from contex_server.matching.embedders.minilm import (
 )
 from contex_server.matching.embedders.port import Role
 from contex_server.matching.models import open_models
-from contex_server.matching.rules import AbsoluteRule, RelativeRule, absolute_decider
+from contex_server.matching.rules import AbsoluteRule, RelativeRule, absolute_scoring_model
 
 
 async def test_the_earlier_model_serves_beside_the_builtin_one() -> None:
@@ -19,17 +19,17 @@ async def test_the_earlier_model_serves_beside_the_builtin_one() -> None:
         embedder = MiniLM()
         stack.push_async_callback(embedder.close)
         models = await open_models(Settings(), stack, embedder)
-        assert models.configured_id == absolute_decider(MODEL_ID)
+        assert models.configured_id == absolute_scoring_model(MODEL_ID)
         assert set(models.ids()) == {
-            decider
+            scoring_model
             for each in (MODEL_ID, UNTUNED_MODEL_ID, EARLIER_MODEL_ID)
-            for decider in (each, each + "#2")
+            for scoring_model in (each, each + "#2")
         }
         assert models.usable(EARLIER_MODEL_ID) == EARLIER_MODEL_ID
         assert isinstance(await models.rule(EARLIER_MODEL_ID), RelativeRule)
         assert isinstance(await models.rule(models.configured_id), AbsoluteRule)
         assert models.usable("unknown#2") == models.configured_id
-        former = absolute_decider(UNTUNED_MODEL_ID)
+        former = absolute_scoring_model(UNTUNED_MODEL_ID)
         before, now = await models.rule(former), await models.rule(models.configured_id)
         assert isinstance(before, AbsoluteRule)
         assert isinstance(now, AbsoluteRule)

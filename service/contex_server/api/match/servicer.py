@@ -127,13 +127,15 @@ class MatchServicer(Servicer):
         room = self._rooms.match
         models = room.pool.engine.embeddings.models
         progress = await room.reembedding.progress(call.project)
-        decider = await self._rooms.storage.store.match.model(call.project) or models.configured_id
+        scoring_model = (
+            await self._rooms.storage.store.match.model(call.project) or models.configured_id
+        )
         response = pb.GetMatchingStatusResponse(
-            model=decider,
+            model=scoring_model,
             configured_model=models.configured_id,
             texts_embedded=progress.done,
             texts_total=progress.total,
-            scorer=models.scorer_of(decider),
+            scorer=models.scorer_of(scoring_model),
             default_threshold=self._settings.match_threshold,
         )
         if response.model != response.configured_model:

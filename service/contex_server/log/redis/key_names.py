@@ -41,9 +41,9 @@ def vectors_kind(model: str) -> str:
     return f"vectors:{blake2b(model.encode(), digest_size=6).hexdigest()}"
 
 
-def backgrounds_kind(decider: str) -> str:
-    """The kind of the key that holds the backgrounds of a decider."""
-    return f"backgrounds:{blake2b(decider.encode(), digest_size=6).hexdigest()}"
+def backgrounds_kind(scoring_model: str) -> str:
+    """The kind of the key that holds the backgrounds of a scoring model."""
+    return f"backgrounds:{blake2b(scoring_model.encode(), digest_size=6).hexdigest()}"
 
 
 def agent_kinds(agent_id: str) -> tuple[str, ...]:

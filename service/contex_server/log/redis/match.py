@@ -85,9 +85,9 @@ class RedisMatch(Facet, MatchStore):
         return None if reply is None else parse_sequence(reply)
 
     async def background(
-        self, project: str, decider: str, as_of: Sequence | None = None
+        self, project: str, scoring_model: str, as_of: Sequence | None = None
     ) -> tuple[Sequence, bytes] | None:
-        kind = backgrounds_kind(decider)
+        kind = backgrounds_kind(scoring_model)
         fields = await self._client.command(project, "HKEYS", kind)
         sequences = [parse_sequence(field) for field in fields if field != _SIZE]
         latest = max((s for s in sequences if as_of is None or s <= as_of), default=None)
@@ -97,13 +97,19 @@ class RedisMatch(Facet, MatchStore):
         return None if packed is None else (latest, packed)
 
     async def set_background(
-        self, project: str, decider: str, size: int, packed: bytes, event_type: str, body: bytes
+        self,
+        project: str,
+        scoring_model: str,
+        size: int,
+        packed: bytes,
+        event_type: str,
+        body: bytes,
     ) -> Sequence | None:
         reply = await self._client.call(
             project,
             "contex1_set_background",
-            (*COUNTED, "matching", backgrounds_kind(decider)),
-            decider,
+            (*COUNTED, "matching", backgrounds_kind(scoring_model)),
+            scoring_model,
             size,
             packed,
             event_type,
@@ -113,16 +119,16 @@ class RedisMatch(Facet, MatchStore):
         )
         return None if reply is None else parse_sequence(reply)
 
-    async def backgrounds(self, project: str, decider: str) -> dict[Sequence, bytes]:
+    async def backgrounds(self, project: str, scoring_model: str) -> dict[Sequence, bytes]:
         found: dict[Sequence, bytes] = {}
-        async for chunk in self._client.scan(project, backgrounds_kind(decider), _SCAN_COUNT):
+        async for chunk in self._client.scan(project, backgrounds_kind(scoring_model), _SCAN_COUNT):
             found.update({parse_sequence(f): packed for f, packed in chunk if f != _SIZE})
         return found
 
     async def put_backgrounds(
-        self, project: str, decider: str, backgrounds: Mapping[Sequence, bytes], size: int
+        self, project: str, scoring_model: str, backgrounds: Mapping[Sequence, bytes], size: int
     ) -> None:
-        kind = backgrounds_kind(decider)
+        kind = backgrounds_kind(scoring_model)
         if backgrounds:
             present = int(await self._client.command(project, "HGET", kind, _SIZE) or 0)
             await self._client.commands(
@@ -132,8 +138,8 @@ class RedisMatch(Facet, MatchStore):
             )
 
     async def drop_backgrounds(
-        self, project: str, decider: str, sequences: Iterable[Sequence]
+        self, project: str, scoring_model: str, sequences: Iterable[Sequence]
     ) -> None:
         fields = [str(sequence) for sequence in sequences]
         if fields:
-            await self._client.command(project, "HDEL", backgrounds_kind(decider), *fields)
+            await self._client.command(project, "HDEL", backgrounds_kind(scoring_model), *fields)
