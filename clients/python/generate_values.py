@@ -42,7 +42,10 @@ VALUES = {
     "agents": """
         Need text= filter? id~
         MinDelta payload_changed=
-        Agent min_delta?= muted_kinds= exclude_own=
+        DecidingState(Enum) OTHER
+        AgentProgress
+        WaitUntil(Enum)
+        Agent min_delta?= muted_kinds= exclude_own= ttl?= last_contact_time?= progress?=
         RegistrationOutcome(Enum) OTHER
         Registration=RegisterAgentResponse context?= omitted_count= outcome?
         NeedsChanged! omitted_count=
@@ -161,6 +164,8 @@ TEXTS = {
     r"\b(this|last) message\b": r"\1 item",
     r" \((ProjectService\.EraseData|ListenRequest\.context_format)\)": "",
     r"EventService\.GetEvent": "`get_event`",
+    r"in ListAgents\b": "in `list_agents`",
+    r"GetAgent and ListAgents": "`get_agent` and `list_agents`",
     r"RegisterAgent and UpdateAgent": "`register` and `update`",
     r"In the response of RegisterAgent or UpdateAgent": "In the answer of `register` or `update`",
     r"GetAgent\b": "`get_agent`",
@@ -267,7 +272,7 @@ class Generator:
             "import enum",
             "from collections.abc import Mapping",
             "from dataclasses import dataclass, field",
-            "from datetime import UTC, datetime",
+            "from datetime import UTC, datetime, timedelta",
             "from typing import TYPE_CHECKING",
             *(f"from contex.methods import {name}" for name in sorted(self._mixins)),
         ]
@@ -380,6 +385,8 @@ class Generator:
             return "Mapping[str, str] = field(hash=False)", "", f"dict({read})"
         if reference == "Timestamp":
             kind, item = "datetime", f"{read}.ToDatetime(tzinfo=UTC)"
+        elif reference == "Duration":
+            kind, item = "timedelta", f"{read}.ToTimedelta()"
         elif value is not None and value.base and one.label == one.LABEL_REPEATED:
             item = f"tuple({value.converter}.get(one, {value.name}.OTHER) for one in {read})"
             return f"tuple[{value.name}, ...]", "()", item

@@ -57,7 +57,7 @@ async def open_rooms(
     state = open_state(settings, storage, growth, stack)
     match = open_match(settings, storage, embeddings, events.hub, state.reader, stack)
     inbox = open_inbox(settings, storage, events.hub, match, growth, stack)
-    agents = open_agents(settings, storage, embeddings, state.reader, match, inbox, stack)
+    agents = open_agents(settings, storage, embeddings, state.reader, match, inbox, growth, stack)
     audit = open_audit(storage, agents.journals, stack)
     projects = await open_projects(settings, storage, embeddings, state.reader, growth, stack)
     transfer = open_transfer(storage, events.publisher, projects, growth, models, settings.limits)

@@ -108,8 +108,12 @@ class Server:
         self._grpc = grpc.aio.server(options=_options(settings))
         exists = partial(require_project, existence=self.rooms.projects.existence)
         matchers, deciders = self.rooms.match.pool, self.rooms.inbox.deciders
+        expiry = self.rooms.agents.expiry
         self.counts.watch(
-            {"contex_matchers_evicted": lambda: matchers.evicted},
+            {
+                "contex_matchers_evicted": lambda: matchers.evicted,
+                "contex_agents_expired": lambda: expiry.expired,
+            },
             {
                 "contex_matchers": lambda: len(matchers),
                 "contex_deciding_projects": lambda: len(deciders),

@@ -428,6 +428,17 @@ ROWS = [
         32,
     ),
     Row(
+        "WaitForAgent",
+        "",
+        lambda s: [
+            agents.WaitForAgentRequest(
+                project=P, agent_id=AGENT, sequence=s.sequences[-1], timeout_ms=500
+            )
+        ],
+        100,
+        32,
+    ),
+    Row(
         "GetAgentContext",
         "all that it was sent, near misses",
         lambda s: [agents.GetAgentContextRequest(project=P, agent_id=AGENT, near_misses=100)],

@@ -527,7 +527,8 @@ async def test_agents_are_compared_and_set(log: EventLog, store: Store) -> None:
     assert moved is not None
     assert moved.cursor == Sequence(5, 1)
     stored = await store.agents.agent(P, "a1")
-    assert stored == ("a1", b"three", Sequence(5, 1))
+    assert stored == ("a1", b"three", Sequence(5, 1), moved.contact_ms)
+    assert moved.contact_ms >= created.contact_ms > 0
     assert await store.agents.write_agent(write(b"three", b"")) is not None
     assert await store.agents.agent(P, "a1") is None
     assert await store.agents.acknowledge(P, "a1", Sequence(9, 9)) is None

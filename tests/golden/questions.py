@@ -732,7 +732,10 @@ def _is_same_position(recorded: Json, answered: Json) -> bool:
 
 _SCORE_TOLERANCE = 1e-3
 ADDED = frozenset(
-    {"keep_revisions", "truncated", "kind", "need_id", "id", "change", "muted_kinds", "exclude_own"}
+    {
+        *("keep_revisions", "truncated", "kind", "need_id", "id", "change", "muted_kinds"),
+        *("exclude_own", "last_contact_time", "progress"),
+    }
 )
 """Fields of answers that came after the recording, or that say more: a blame that ends at an erased
 payload is truncated."""

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -26,6 +27,7 @@ from contex_cli.matches import (
 )
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.records import picked
+from contex_cli.times import ago_text, instant_text, length_text, parse_length, sequence_text
 
 _BETWEEN = {contex.ContextFormat.JSON: "", contex.ContextFormat.YAML: "---\n"}
 """What keeps events apart that are written out one after another; a blank line in other formats."""
@@ -51,6 +53,13 @@ class Spec:
     )
     min_delta: options.MinDelta
     muted: options.Muted
+    ttl: timedelta | None = option(
+        None,
+        "Let the agent expire when it has not registered, acknowledged or listened for so long: "
+        "90s, 10m, 1h30m, 2d; 0s: never.",
+        metavar="LENGTH",
+        parse=parse_length,
+    )
     max_context_tokens: int | None = options.MAX_TOKENS
     context_format: contex.ContextFormat | None = options.FORMAT
 
@@ -58,7 +67,7 @@ class Spec:
         return options.read_needs(self.needs, self.needs_file, self.exclude, self.filters)
 
     def arguments(self) -> dict[str, Any]:
-        names = ("threshold", "max_matches", "max_context_tokens", "context_format")
+        names = ("threshold", "max_matches", "ttl", "max_context_tokens", "context_format")
         return {"min_delta": self.min_delta.value(), **vars(self.muted), **picked(self, *names)}
 
     def answer(self, session: Session, registration: contex.Registration) -> None:
@@ -141,6 +150,9 @@ async def agents(session: Session) -> None:
         "threshold": "threshold",
         "registered": "registered_time",
         "acknowledged": "acknowledged_sequence",
+        "unacknowledged": lambda agent: _count_text(agent.progress),
+        "lag": lambda agent: _lag_text(agent.progress),
+        "last contact": lambda agent: ago_text(agent.last_contact_time),
     }
     registered = session.client.list_agents(session.project)
     await options.Limit(0).show(registered, columns, "no agents", as_json=session.json)
@@ -162,8 +174,43 @@ def _show_agent(agent: contex.Agent) -> None:
             "min_delta": _updates(agent.min_delta),
             "muted_kinds": ", ".join(map(out.kind_text, agent.muted_kinds)) or "none",
             "exclude_own": "not delivered" if agent.exclude_own else "delivered",
+            "ttl": length_text(agent.ttl) if agent.ttl else "never expires",
+            "last_contact_time": _contact_text(agent),
         }
+        | _progress_rows(agent.progress)
     )
+
+
+def _contact_text(agent: contex.Agent) -> str:
+    time = agent.last_contact_time
+    return "not known" if time is None else f"{instant_text(time)}, {ago_text(time)}"
+
+
+def _count_text(progress: contex.AgentProgress | None) -> str:
+    if progress is None:
+        return ""
+    more = "at least " if progress.has_more_unacknowledged else ""
+    return f"{more}{progress.unacknowledged_count:,}"
+
+
+def _lag_text(progress: contex.AgentProgress | None) -> str:
+    if progress is None or not progress.unacknowledged_count:
+        return ""
+    return length_text(timedelta(milliseconds=progress.lag_ms))
+
+
+def _progress_rows(progress: contex.AgentProgress | None) -> dict[str, Any]:
+    """How far an agent is; an earlier server doesn't tell."""
+    if progress is None:
+        return {}
+    lag = _lag_text(progress)
+    deciding_lag = timedelta(milliseconds=progress.deciding_lag_ms)
+    return {
+        "unacknowledged": _count_text(progress) + (f", the oldest for {lag}" if lag else ""),
+        "decided_sequence": sequence_text(progress.decided_sequence),
+        "deciding": progress.deciding_state.value.replace("_", " ")
+        + (f", {length_text(deciding_lag)} behind" if deciding_lag else ", up to date"),
+    }
 
 
 def _needs_with_ids(agent: contex.Agent) -> list[str]:
@@ -202,6 +249,27 @@ async def ack(
     session.answer(
         {"agent_id": agent_id, "acknowledged_sequence": acknowledged},
         lambda _: out.print_line(f"{out.plain(agent_id)} has acknowledged up to {acknowledged}"),
+    )
+
+
+@command("agents wait", timeout=30.0)
+async def wait(
+    session: Session,
+    agent_id: str = options.AGENT_ID,
+    sequence: str = argument(..., "SEQUENCE", "The event that it has to pass."),
+    decided: bool = option(
+        False, "Wait until it is decided what the agent gets up to there.", "--decided"
+    ),
+) -> None:
+    """It has passed an event when it has nothing left to process up to there. --timeout says how
+    long to wait; when that is over, the exit code is 6."""
+    until = contex.WaitUntil.DECIDED if decided else contex.WaitUntil.ACKNOWLEDGED
+    progress = await session.client.wait_for_agent(
+        session.project, agent_id, sequence, until=until, timeout=session.timeout
+    )
+    session.answer(
+        progress,
+        lambda _: out.print_line(f"{out.plain(agent_id)} has passed {sequence}"),
     )
 
 

@@ -238,6 +238,26 @@ def instant_text(time: datetime) -> str:
     return f"{rfc3339(time)} ({local:%Y-%m-%d %H:%M:%S %z})"
 
 
+def length_text(length: timedelta) -> str:
+    """A length of time as `parse_length` reads it, in at most two units: 1h 30m, 4.2s."""
+    seconds = length.total_seconds()
+    if seconds < 60:
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    left, parts = round(seconds), list[str]()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count}{unit}" if count else "")
+    return " ".join(part for part in parts[:2] if part)
+
+
+def ago_text(time: datetime | None) -> str:
+    """How long ago a time was by this machine's clock, which may differ from the store's."""
+    if time is None:
+        return "not known"
+    return f"{length_text(max(datetime.now(UTC) - time, timedelta()))} ago"
+
+
 def sequence_text(sequence: str) -> str:
     if sequence in ("", _BEFORE_THE_FIRST):
         return "none"

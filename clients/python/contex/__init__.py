@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ._sync.subscription import SyncSubscription as SyncSubscription
     from ._values.agents import Agent as Agent
     from ._values.agents import AgentContext as AgentContext
+    from ._values.agents import AgentProgress as AgentProgress
     from ._values.agents import AgentStream as AgentStream
+    from ._values.agents import DecidingState as DecidingState
     from ._values.agents import DeliveredNeed as DeliveredNeed
     from ._values.agents import Delivery as Delivery
     from ._values.agents import DeliveryKind as DeliveryKind
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from ._values.agents import RegistrationOutcome as RegistrationOutcome
     from ._values.agents import Resync as Resync
     from ._values.agents import StaleReason as StaleReason
+    from ._values.agents import WaitUntil as WaitUntil
     from ._values.audit import AuditAction as AuditAction
     from ._values.audit import AuditFormat as AuditFormat
     from ._values.audit import AuditPiece as AuditPiece
@@ -151,9 +154,9 @@ _NAMES = {
     "_sync.subscription": """SyncSubscription""",
     "_values.events": """Context ContextFormat Durability Erasure Event EventFilter KeyState
         Match MatchKind MatchedEvent Moment OmittedDatum""",
-    "_values.agents": """Agent AgentContext AgentStream DeliveredNeed Delivery DeliveryKind
-        HeldBack HeldBackReason KnownDatum MinDelta Need NeedsChanged Registration
-        RegistrationOutcome Resync StaleReason""",
+    "_values.agents": """Agent AgentContext AgentProgress AgentStream DecidingState
+        DeliveredNeed Delivery DeliveryKind HeldBack HeldBackReason KnownDatum MinDelta Need
+        NeedsChanged Registration RegistrationOutcome Resync StaleReason WaitUntil""",
     "_values.match": """BacktestProgress BacktestSummary Contribution Explanation Feedback
         MatchAnswer MatchingStatus NeedSummary PassageScore TermHit""",
     "_values.state": """Blame BlamedPart Change ChangeKind Datum Patch PatchOmitted Revision

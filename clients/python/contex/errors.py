@@ -14,6 +14,7 @@ import grpc
 if TYPE_CHECKING:
     from google.protobuf import any_pb2
 
+    from .agents import AgentProgress
     from .v1 import event_service_pb2
 
 _NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -175,6 +176,19 @@ class Unavailable(ContexError):
 
 class DeadlineExceeded(ContexError):
     """The answer did not arrive in time; whether the call took effect is unknown."""
+
+
+def not_passed(
+    agent_id: str, sequence: str, timeout: float, progress: AgentProgress
+) -> DeadlineExceeded:
+    """What is raised where an agent was waited for in vain."""
+    more = "at least " if progress.has_more_unacknowledged else ""
+    decided = progress.decided_sequence or "nothing"
+    return DeadlineExceeded(
+        f"{agent_id} has not passed {sequence} within {timeout:g} s: {more}"
+        f"{progress.unacknowledged_count:,} unacknowledged, decided up to {decided}",
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    )
 
 
 class Unimplemented(ContexError):

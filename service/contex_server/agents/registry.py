@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Self
 
-import orjson
-
 from contex_server.agents.delivery_recorder import DeliveryRecorder
+from contex_server.agents.expiry import unregistered_body
+from contex_server.agents.waiting import COUNTED, AgentWaiters, Waited
 from contex_server.inbox.deciders import Deciders
+from contex_server.inbox.progress import AgentProgress, Passing, ProgressReader, Standpoint
 from contex_server.kernel import event_codec
+from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, agent_not_found
 from contex_server.kernel.model import (
     AGENT_REGISTERED,
@@ -26,7 +28,7 @@ from contex_server.kernel.model import (
 )
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
-from contex_server.log.agents import AgentStore, AgentWrite, AgentWritten
+from contex_server.log.agents import AgentRecord, AgentStore, AgentWrite, AgentWritten
 from contex_server.log.pages import check_readable, check_same_log
 from contex_server.log.port import EventLog
 from contex_server.match.agent_codec import (
@@ -43,6 +45,8 @@ from contex_server.matching.embeddings import Embeddings
 _TRIES = 5
 _MAX_MATCHES = 10
 """Data that an answer returns for each need, unless a registration says otherwise."""
+_COUNTED_IN_LISTS = 100
+"""Entries of an inbox that are counted where a thousand agents are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class AgentSpec:
     min_delta: tuple[MinDelta | None] | None
     muted: frozenset[Change] | None = None
     exclude_own: bool | None = None
+    ttl_ms: int | None = None
 
 
 class Outcome(Enum):
@@ -87,11 +92,28 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Registration:
-    """A registration, and the data that match it."""
+class Registered:
+    """A registration as it stands.
+
+    Attributes:
+        contact_ms: When the agent was last in contact, unix milliseconds; 0: not known.
+    """
 
     agent: Agent
     acknowledged: LogSequence
+    contact_ms: int = 0
+
+    @property
+    def standpoint(self) -> Standpoint:
+        """What its progress is asked by."""
+        return Standpoint(self.agent.agent_id, self.agent.registered_ms, self.acknowledged)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A registration, and the data that match it."""
+
+    registered: Registered
     answer: MatchResult
     resume: LogSequence
     outcome: Outcome
@@ -107,6 +129,8 @@ class AgentRegistry:
     queries: MatchQueries
     recorder: DeliveryRecorder
     deciders: Deciders
+    progress: ProgressReader
+    waiters: AgentWaiters
     default_threshold: float
 
     async def register(
@@ -162,8 +186,8 @@ class AgentRegistry:
 
         return await self._write(project, agent_id, change, None, budget, origin, scope)
 
-    async def get(self, project: str, agent_id: str) -> tuple[Agent, LogSequence]:
-        """A registration and its durable cursor.
+    async def get(self, project: str, agent_id: str) -> Registered:
+        """A registration.
 
         Raises:
             ContexError: AGENT_NOT_FOUND.
@@ -171,16 +195,28 @@ class AgentRegistry:
         stored = await self.store.agent(project, agent_id)
         if stored is None:
             raise agent_not_found(project, agent_id)
-        for registered in intact(project, [stored]):
+        for registered in _registered(project, [stored]):
             return registered
         raise agent_not_found(project, agent_id)
 
-    async def page(self, project: str, after: str, count: int) -> list[tuple[Agent, LogSequence]]:
+    async def progress_of(self, project: str, registered: Registered) -> AgentProgress:
+        """How far an agent is."""
+        standpoint = registered.standpoint
+        return (await self.progress.read(project, [standpoint], COUNTED))[standpoint.agent_id]
+
+    async def progress_of_all(
+        self, project: str, registered: Iterable[Registered]
+    ) -> dict[str, AgentProgress]:
+        """How far some agents are, with a shorter count of what is not acknowledged."""
+        standpoints = [each.standpoint for each in registered]
+        return await self.progress.read(project, standpoints, _COUNTED_IN_LISTS)
+
+    async def page(self, project: str, after: str, count: int) -> list[Registered]:
         """The next `count` registrations by id."""
-        found: list[tuple[Agent, LogSequence]] = []
+        found: list[Registered] = []
         while len(found) < count:
             stored = await self.store.agents(project, after, count)
-            found += intact(project, stored)
+            found += _registered(project, stored)
             if len(stored) < count:
                 break
             after = stored[-1].agent_id
@@ -192,7 +228,7 @@ class AgentRegistry:
         Raises:
             ContexError: AGENT_NOT_FOUND, AGENT_CONFLICT.
         """
-        body = event_codec.encode(AGENT_UNREGISTERED, orjson.dumps({"agent_id": agent_id}), {})
+        body = unregistered_body(agent_id)
         for _ in range(_TRIES):
             stored = await self.store.agent(project, agent_id)
             if stored is None:
@@ -226,7 +262,26 @@ class AgentRegistry:
         cursor = await self.store.acknowledge(project, agent_id, sequence, origin, place)
         if cursor is None:
             raise agent_not_found(project, agent_id)
+        self.waiters.heard(project, {agent_id})
         return cursor
+
+    async def wait(
+        self,
+        project: str,
+        agent_id: str,
+        event: LogSequence,
+        passing: Passing,
+        timeout_s: float,
+        drain: Drain,
+    ) -> Waited:
+        """See `AgentService.WaitForAgent`.
+
+        Raises:
+            ContexError: AGENT_NOT_FOUND, SEQUENCE_IN_FUTURE, LOG_CHANGED, SHUTTING_DOWN.
+        """
+        bounds = await self.log.bounds(project)
+        await check_same_log(self.log, project, bounds, event, readable=False)
+        return await self.waiters.wait(project, agent_id, event, passing, timeout_s, drain)
 
     async def _write(
         self,
@@ -249,8 +304,11 @@ class AgentRegistry:
             agent = change(before, now_ms)
             same = before is not None and agent == replace(before, updated_ms=agent.updated_ms)
             if stored is not None and before is not None and same and cursor is None:
+                contact = await self.store.contact(project, [agent_id])
+                if contact.gone:
+                    continue
                 tail = (await self.log.bounds(project)).tail
-                written, agent = AgentWritten(tail, stored.cursor), before
+                written, agent = AgentWritten(tail, stored.cursor, contact.ms), before
                 outcome = Outcome.UNCHANGED
                 break
             # Embedded before the write: needs that can't be embedded are refused.
@@ -268,6 +326,7 @@ class AgentRegistry:
                 AGENT_REGISTERED,
                 event_codec.encode(AGENT_REGISTERED, payload, {}),
                 origin,
+                agent.ttl_ms,
             )
             outcome = Outcome.REGISTERED if stored is None else Outcome.CHANGED
             attempt = await self.store.write_agent(write)
@@ -290,7 +349,17 @@ class AgentRegistry:
             agent,
             [(datum.event, datum.matches) for datum in answer.data],
         )
-        return Registration(agent, written.cursor, answer, cursor or written.cursor, outcome)
+        registered = Registered(agent, written.cursor, written.contact_ms)
+        return Registration(registered, answer, cursor or written.cursor, outcome)
+
+
+def _registered(project: str, records: Iterable[AgentRecord]) -> list[Registered]:
+    """Registrations without those that are damaged."""
+    return [
+        Registered(agent, cursor, record.contact_ms)
+        for record in records
+        for agent, cursor in intact(project, [record])
+    ]
 
 
 def _conflict(agent_id: str) -> ContexError:
@@ -334,6 +403,7 @@ def _changed(agent: Agent, spec: AgentSpec, now_ms: int) -> Agent:
         min_delta=spec.min_delta[0] if spec.min_delta else agent.min_delta,
         muted=agent.muted if spec.muted is None else spec.muted,
         exclude_own=agent.exclude_own if spec.exclude_own is None else spec.exclude_own,
+        ttl_ms=agent.ttl_ms if spec.ttl_ms is None else spec.ttl_ms,
     )
 
 

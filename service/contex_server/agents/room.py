@@ -5,14 +5,20 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from contex_server.agents.contacts import StreamContacts
 from contex_server.agents.context import AgentContextReader
 from contex_server.agents.delivery_recorder import DeliveryRecorder
+from contex_server.agents.expiry import AgentExpiry
 from contex_server.agents.journal_reader import JournalReader
 from contex_server.agents.needs import NeedReader
 from contex_server.agents.registry import AgentRegistry
 from contex_server.agents.staleness import StalenessReader
+from contex_server.agents.waiting import AgentWaiters
+from contex_server.events.expirer import Expirer
+from contex_server.inbox.progress import ProgressReader
 from contex_server.inbox.room import InboxRoom
 from contex_server.kernel.config import Settings
+from contex_server.kernel.growth import Growth
 from contex_server.match.room import MatchRoom
 from contex_server.matching.embeddings import Embeddings
 from contex_server.state.reader import StateReader
@@ -24,6 +30,9 @@ class AgentsRoom:
     """Registers agents, and knows what each was sent."""
 
     registry: AgentRegistry
+    stream_contacts: StreamContacts
+    expiry: AgentExpiry
+    waiters: AgentWaiters
     recorder: DeliveryRecorder
     journals: JournalReader
     contexts: AgentContextReader
@@ -37,6 +46,7 @@ def open_agents(
     states: StateReader,
     match: MatchRoom,
     inbox: InboxRoom,
+    growth: Growth,
     stack: AsyncExitStack,
 ) -> AgentsRoom:
     """Builds the room; the stack closes it."""
@@ -44,6 +54,10 @@ def open_agents(
     recorder = DeliveryRecorder(store.journals, enabled=settings.delivery_records)
     stack.push_async_callback(recorder.close)
     journals = JournalReader(store.agents, store.journals, inbox.reader)
+    progress = ProgressReader(store.inboxes)
+    waiters = AgentWaiters(store.agents, progress)
+    inbox.hub.listen(waiters.heard)
+    stack.push_async_callback(waiters.close)
     registry = AgentRegistry(
         log,
         store.agents,
@@ -51,6 +65,8 @@ def open_agents(
         match.queries,
         recorder,
         inbox.deciders,
+        progress,
+        waiters,
         default_threshold=settings.match_threshold,
     )
     contexts = AgentContextReader(
@@ -63,4 +79,12 @@ def open_agents(
         answer_bytes=settings.limits.answer_bytes,
     )
     needs = NeedReader(store.agents, journals)
-    return AgentsRoom(registry, recorder, journals, contexts, needs)
+    contacts = StreamContacts(store.agents)
+    stack.push_async_callback(contacts.close)
+    expiry = AgentExpiry(store.agents)
+    expirer = Expirer(
+        expiry, store.tasks, growth, task="expire-agents", interrupted=expiry.interrupted
+    )
+    stack.push_async_callback(expirer.close)
+    expirer.start()
+    return AgentsRoom(registry, contacts, expiry, waiters, recorder, journals, contexts, needs)

@@ -63,7 +63,8 @@ _WITHOUT_PROJECT = frozenset(
         *("GetProject", "DeleteProject", "GetRetention", "VerifyProject"),
         *("ListRecords", "ExportRecords"),
         # They name an agent, and say if there is none.
-        *("GetAgent", "UpdateAgent", "UnregisterAgent", "Listen", "Acknowledge", "GetAgentContext"),
+        *("GetAgent", "UpdateAgent", "UnregisterAgent", "Listen", "Acknowledge", "WaitForAgent"),
+        "GetAgentContext",
         "RecordFeedback",
     }
 )

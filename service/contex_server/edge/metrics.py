@@ -31,6 +31,7 @@ _BOUNDS_S = (
 
 _COUNTERS = {
     "contex_matchers_evicted": "Indexes dropped so that all take at most CONTEX_INDEX_BYTES.",
+    "contex_agents_expired": "Agents unregistered because nobody was in contact for their ttl.",
 }
 _GAUGES = {
     "contex_matchers": "Projects that have an index in memory.",

@@ -45,7 +45,7 @@ def open_events(
     stack.push_async_callback(presence.close)
     descriptions = Descriptions(storage.log, storage.store.descriptions)
     publisher = Publisher(storage.log, descriptions, embeddings, storage.sealer, growth)
-    expirer = Expirer(storage.store, growth)
+    expirer = Expirer(storage.store.expiry, storage.store.tasks, growth)
     stack.push_async_callback(expirer.close)
     expirer.start()
     return EventsRoom(publisher, hub, presence)

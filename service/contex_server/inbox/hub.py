@@ -6,7 +6,7 @@ A decider of this process hands over what it has written. What others decide is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -66,6 +66,7 @@ class InboxHub:
         self._due: dict[tuple[str, str], None] = {}
         """Agents whose inboxes are to be read."""
         self._wake = asyncio.Event()
+        self._listeners: list[Callable[[str, Container[str] | None], None]] = []
         self._failures = Failures("inboxes_unread")
         self._task = asyncio.create_task(self._run(), name="contex-inboxes")
 
@@ -73,6 +74,11 @@ class InboxHub:
         """Stops reading."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    def listen(self, listener: Callable[[str, Container[str] | None], None]) -> None:
+        """Calls `listener` with a project and the agents for which something was decided, as far as
+        this process hears of it; None are any."""
+        self._listeners.append(listener)
 
     @property
     def feeds(self) -> list[Feed]:
@@ -151,6 +157,8 @@ class InboxHub:
         upto: Sequence,
     ) -> None:
         """Hands over what was decided for some agents between two places, and is written."""
+        for listener in self._listeners:
+            listener(project, agents)
         for agent_id, listening in self._projects.get(project, {}).items():
             if agent_id in agents:
                 decided = deliveries.get(agent_id, ()), since, upto
@@ -210,6 +218,8 @@ class InboxHub:
 
     def heard(self, project: str, agent_ids: SequenceOf[str]) -> None:
         """Something was decided for some agents, or for many."""
+        for listener in self._listeners:
+            listener(project, frozenset(agent_ids) or None)
         decided_here = self._decided_here.get(project, frozenset())
         agents = self._projects.get(project, {})
         for agent_id in agent_ids or agents:

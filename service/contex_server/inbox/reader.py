@@ -18,7 +18,7 @@ from contex_server.inbox.entry import Decision, Head, Version, decode, is_of_dat
 from contex_server.inbox.subscriber import Subscriber, decode_subscriber
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import agent_not_found
-from contex_server.kernel.inbox_ids import event_of, inbox_id, last_place
+from contex_server.kernel.inbox_ids import event_of, inbox_id, kept_place, last_place
 from contex_server.kernel.model import BEGINNING, Change, Entry, Event, Range, Sequence
 from contex_server.kernel.slices import Slices, sliced
 from contex_server.log.agents import AgentStore, JournalStore
@@ -119,10 +119,7 @@ class InboxReader:
 
     async def kept_place(self, project: str, agent_id: str, acknowledged: Sequence) -> Sequence:
         """Where an agent goes on that has acknowledged an event, or a part of what that brought."""
-        kept = await self.store.place(project, agent_id)
-        if kept is not None and event_of(kept) == acknowledged:
-            return kept
-        return inbox_id(acknowledged)
+        return kept_place(acknowledged, await self.store.place(project, agent_id))
 
     async def is_gone(self, project: str, agent_id: str, registered_ms: int) -> bool:
         """Whether an agent is registered no more, and its decider has come to that."""

@@ -123,6 +123,20 @@ def encode_subscriber(subscriber: Subscriber) -> bytes:
     )
 
 
+def head_of(record: bytes) -> tuple[int, bool]:
+    """When the agent was registered for which a subscriber decides, in unix milliseconds, and
+    whether a registration awaits; it is cheaper than all of the subscriber.
+
+    Raises:
+        AgentDamaged: It is nothing that `encode_subscriber` wrote.
+    """
+    try:
+        fields: dict[str, Any] = orjson.loads(record)
+        return int(fields["agent"]["registered_ms"]), fields["awaited"] is not None
+    except (ValueError, KeyError, TypeError) as error:
+        raise AgentDamaged(f"no subscriber: {type(error).__name__}") from error
+
+
 def decode_subscriber(record: bytes, position: Sequence | None) -> Subscriber:
     """Reads what `encode_subscriber` wrote.
 

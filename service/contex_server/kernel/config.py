@@ -52,6 +52,7 @@ class Limits(BaseModel):
     context_tokens: int = 10_000_000
     min_valid_seconds: int = 1
     max_valid_seconds: int = 10 * 365 * 24 * 3600
+    wait_ms: int = 60_000
 
     @property
     def response_message_bytes(self) -> int:

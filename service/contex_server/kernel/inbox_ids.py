@@ -39,6 +39,14 @@ def event_of(place: Sequence) -> Sequence:
     return Proven.of(event, place.proof) if type(place) is Proven else event
 
 
+def kept_place(acknowledged: Sequence, inside: Sequence | None) -> Sequence:
+    """Where an agent goes on that has acknowledged an event; `inside`, if it is of that event, is
+    the part of what that brought up to which it has."""
+    if inside is not None and event_of(inside) == acknowledged:
+        return inside
+    return inbox_id(acknowledged)
+
+
 def entry_of(place: Sequence) -> int:
     """The number of the entry at a place."""
     return place.n & LAST_ENTRY

@@ -530,6 +530,7 @@ class Agent:
         min_delta: Which updates are pushed; None: all.
         muted: What it does without.
         exclude_own: Whether what it publishes itself is not sent to it.
+        ttl_ms: How long it may go without a contact; 0: for ever.
     """
 
     agent_id: str
@@ -541,6 +542,7 @@ class Agent:
     min_delta: MinDelta | None = None
     muted: frozenset[Change] = frozenset()
     exclude_own: bool = False
+    ttl_ms: int = 0
 
 
 class Match(NamedTuple):

@@ -7,14 +7,20 @@ from typing import NamedTuple, Protocol
 
 from contex_server.kernel.model import SERVICE, UNKNOWN, Origin, Range, Sequence
 from contex_server.log.audit import Note
+from contex_server.log.expiry import Due
 
 
 class AgentRecord(NamedTuple):
-    """A registration as stored, opaque to the log, and the agent's durable cursor."""
+    """A registration as stored, opaque to the log, and the agent's durable cursor.
+
+    Attributes:
+        contact_ms: When the agent was last in contact, unix milliseconds; 0: not known.
+    """
 
     agent_id: str
     record: bytes
     cursor: Sequence
+    contact_ms: int = 0
 
 
 class AgentWrite(NamedTuple):
@@ -25,6 +31,7 @@ class AgentWrite(NamedTuple):
         record: The new record; b"" removes the registration.
         cursor: The new durable cursor. None keeps the current one, and puts a new agent's
             on the sequence of the event.
+        ttl_ms: How long the agent may go without a contact; 0: for ever.
     """
 
     project: str
@@ -35,17 +42,49 @@ class AgentWrite(NamedTuple):
     event_type: str
     body: bytes
     origin: Origin = UNKNOWN
+    ttl_ms: int = 0
 
 
 class AgentWritten(NamedTuple):
-    """The sequence of the event, and the durable cursor after the change."""
+    """The sequence of the event, and the durable cursor after the change.
+
+    Attributes:
+        contact_ms: When it was written, unix milliseconds; 0 of a removal.
+    """
 
     sequence: Sequence
     cursor: Sequence
+    contact_ms: int = 0
+
+
+class Contact(NamedTuple):
+    """What is known of agents that are in contact.
+
+    Attributes:
+        ms: The time, unix milliseconds.
+        shortest_ttl_ms: The shortest time for which one of them may go without a contact; 0: none
+            expires.
+        gone: Those that are not registered.
+    """
+
+    ms: int
+    shortest_ttl_ms: int
+    gone: frozenset[str]
+
+
+class RestoredAgent(NamedTuple):
+    """A registration that comes from elsewhere; its `ttl_ms` begins when it is stored."""
+
+    record: bytes
+    cursor: Sequence
+    ttl_ms: int
 
 
 class AgentStore(Protocol):
-    """Registrations and durable cursors. See `EventLog` for errors."""
+    """Registrations and durable cursors. See `EventLog` for errors.
+
+    Registering and acknowledging are contacts of the agent.
+    """
 
     async def write_agent(self, write: AgentWrite) -> AgentWritten | None:
         """Applies a change; returns None if the stored record is not the expected one."""
@@ -55,6 +94,9 @@ class AgentStore(Protocol):
 
     async def agents(self, project: str, after: str, count: int) -> list[AgentRecord]:
         """The first `count` registrations with an id greater than `after`, by id."""
+
+    async def some_agents(self, project: str, agent_ids: Iterable[str]) -> dict[str, AgentRecord]:
+        """Registrations by id, without those that there are not."""
 
     async def acknowledge(
         self,
@@ -70,9 +112,36 @@ class AgentStore(Protocol):
         cursor afterwards, or None if the agent is not registered.
         """
 
-    async def restore_agents(
-        self, project: str, agents: Mapping[str, tuple[bytes, Sequence]]
-    ) -> int:
+    async def contact(self, project: str, agent_ids: Iterable[str]) -> Contact:
+        """Notes that agents are in contact."""
+
+    async def expiring(self) -> Due:
+        """The projects with agents that may have expired, by the store's clock."""
+
+    async def may_have_expired(self, project: str, count: int) -> list[str]:
+        """The first `count` agents of which it is due to look whether they have expired."""
+
+    async def expire_agents(
+        self,
+        project: str,
+        bodies: Mapping[str, bytes],
+        event_type: str,
+        looked_ms: int,
+        origin: Origin = SERVICE,
+    ) -> list[str]:
+        """Unregisters those of some agents that have gone without a contact for as long as they
+        may, by the store's clock: each once, whoever calls.
+
+        Args:
+            bodies: For each agent the body of the event that announces it.
+            looked_ms: For how long the caller has looked for such agents without interruption.
+                Agents had no longer than this to come back.
+
+        Returns:
+            Those that were unregistered.
+        """
+
+    async def restore_agents(self, project: str, agents: Mapping[str, RestoredAgent]) -> int:
         """Stores the registrations and cursors of agents that are not registered yet.
 
         Returns the number of agents added.

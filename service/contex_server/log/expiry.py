@@ -23,6 +23,21 @@ class Due(NamedTuple):
     next_ms: int | None
 
 
+class Expiring(Protocol):
+    """Things of projects that expire, by the store's clock. See `EventLog` for errors."""
+
+    async def due(self) -> Due:
+        """Whose things are due."""
+
+    async def expire(self, project: str, count: int) -> tuple[int, bool]:
+        """Lets at most `count` things of a project expire whose time has come, each once, whoever
+        calls.
+
+        Returns:
+            How many there were, and whether there may be more.
+        """
+
+
 class ExpiryStore(Protocol):
     """The facts that expire, in the order of their times. See `EventLog` for errors."""
 

@@ -83,6 +83,52 @@ class InboxSize(NamedTuple):
     first: Sequence | None
 
 
+class InboxPosition(NamedTuple):
+    """How far it is decided for an agent, and where the agent stands.
+
+    Attributes:
+        record: What decides for it, opaque to the log; b"" if nothing does.
+        position: Up to which event it is decided.
+        is_own: Whether that is the agent's own position, behind that of its shard.
+        place: Where the agent stands inside of what an event brought, if it is inside.
+        trimmed: Up to where its inbox is trimmed.
+    """
+
+    record: bytes
+    position: Sequence
+    is_own: bool
+    place: Sequence | None
+    trimmed: Sequence
+
+
+class Unread(NamedTuple):
+    """What of an inbox comes after a place.
+
+    Attributes:
+        first: The id of the first entry; None if there is none.
+        counted: How many there are, as far as they are counted.
+        more: Whether there are more.
+    """
+
+    first: Sequence | None
+    counted: int
+    more: bool
+
+
+class Backlog(NamedTuple):
+    """What is still to be decided, and to be read.
+
+    Attributes:
+        now_ms: The time, unix milliseconds.
+        undecided: By position, the first event of the log after it; None: there is none.
+        unread: By agent.
+    """
+
+    now_ms: int
+    undecided: dict[Sequence, Sequence | None]
+    unread: dict[str, Unread]
+
+
 class Standing(NamedTuple):
     """What decides for an agent from here on.
 
@@ -205,6 +251,19 @@ class InboxStore(Protocol):
 
         Returns False, and nothing has changed, if the shard has another owner by now.
         """
+
+    async def positions(self, project: str, agent_ids: Iterable[str]) -> dict[str, InboxPosition]:
+        """How far it is decided for some agents, in one turn."""
+
+    async def backlog(
+        self,
+        project: str,
+        positions: Iterable[Sequence],
+        places: Mapping[str, Sequence],
+        most: int,
+    ) -> Backlog:
+        """What comes after some positions of the log and after a place of some inboxes, of which at
+        most `most` entries each are counted, in one turn."""
 
     async def place(self, project: str, agent_id: str) -> Sequence | None:
         """Where an agent stands inside of what an event brought, if it is inside."""

@@ -68,6 +68,15 @@ def decode_agent(record: bytes) -> Agent:
     return agent
 
 
+def ttl_ms_of(record: bytes) -> int:
+    """How long the agent of a registration may go without a contact; 0: for ever, as one whose
+    registration is damaged."""
+    try:
+        return decode_agent(record).ttl_ms
+    except AgentDamaged:
+        return 0
+
+
 def intact(project: str, records: Iterable[AgentRecord]) -> list[tuple[Agent, Sequence]]:
     """Registrations with their cursors, without those that are damaged: these are logged."""
     agents = []
@@ -84,7 +93,7 @@ def _thresholds(agent: Agent) -> list[float]:
 
 
 def _is_typed(agent: Agent) -> bool:
-    numbers = (agent.max_matches, agent.registered_ms, agent.updated_ms)
+    numbers = (agent.max_matches, agent.registered_ms, agent.updated_ms, agent.ttl_ms)
     pointers = () if agent.min_delta is None else agent.min_delta.json_pointers
     return (
         all(type(number) is int for number in (*numbers, *(n.max_matches for n in agent.needs)))
@@ -177,6 +186,7 @@ def agent_of_event(event: Event) -> tuple[Agent, Sequence | None]:
             None if pointers is None else MinDelta(tuple(pointers)),
             frozenset(map(Change, fields.get("muted", ()))),
             fields.get("exclude_own", False),
+            fields.get("ttl_ms", 0),
         )
         position = None if after is None else Sequence.parse(after)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -232,6 +242,8 @@ def _encode_wishes(agent: Agent) -> dict[str, Any]:
         wishes["muted"] = sorted(agent.muted)
     if agent.exclude_own:
         wishes["exclude_own"] = True
+    if agent.ttl_ms:
+        wishes["ttl_ms"] = agent.ttl_ms
     return wishes
 
 

@@ -34,6 +34,7 @@ def check_agent(agent: Agent, agent_id: str, limits: Limits) -> None:
     _check_scores(agent.threshold, agent.max_matches, "", limits)
     if not 0 <= agent.registered_ms <= agent.updated_ms <= _MAX_MS:
         raise invalid_field("updated_ms", "must be after registered_ms, and before the year 10000")
+    check_ttl(agent.ttl_ms, limits)
     if agent.min_delta is not None:
         pointers = agent.min_delta.json_pointers
         _check_count("min_delta", len(pointers), 0, limits.json_pointers)
@@ -43,6 +44,17 @@ def check_agent(agent: Agent, agent_id: str, limits: Limits) -> None:
                 parse_pointer(pointer)
             except ValueError as error:
                 raise invalid_field("min_delta", f"must be JSON pointers: {error}") from None
+
+
+def check_ttl(ttl_ms: int, limits: Limits) -> None:
+    """Checks how long an agent may go without a contact.
+
+    Raises:
+        ContexError: INVALID_FIELD.
+    """
+    low, high = limits.min_valid_seconds, limits.max_valid_seconds
+    if ttl_ms and not low * 1000 <= ttl_ms <= high * 1000:
+        raise invalid_field("ttl", f"must be 0, or from {low} to {high} seconds")
 
 
 def texts_of(need: Need) -> Iterator[str]:

@@ -25,8 +25,10 @@ from contex_server.kernel.model import (
     Sequence,
 )
 from contex_server.kernel.slices import sliced
+from contex_server.log.agents import RestoredAgent
 from contex_server.log.pages import pages
 from contex_server.log.transfer import Restored
+from contex_server.match.agent_codec import ttl_ms_of
 from contex_server.matching.background import Snapshot, size_reached
 from contex_server.tiers.storage import Storage
 from contex_server.transfer.request import Checkpoint, ImportMode, ImportRequest
@@ -106,11 +108,16 @@ class ImportCommit:
             tail = upto
             reached("import-added")
         await self._count_backgrounds()
-        agents: dict[str, tuple[bytes, Sequence]] = {}
+        agents: dict[str, RestoredAgent] = {}
         after = ""
         while records := await store.agents.agents(staged, after, _BATCH_EVENTS):
             after = records[-1].agent_id
-            agents.update({a.agent_id: (a.record, a.cursor) for a in records})
+            agents.update(
+                {
+                    a.agent_id: RestoredAgent(a.record, a.cursor, ttl_ms_of(a.record))
+                    for a in records
+                }
+            )
         await store.agents.restore_agents(project, agents)
         for model in self.checkpoint.models:
             async for encodings in store.match.all_vectors(staged, model):

@@ -25,9 +25,9 @@ from contex_server.kernel.failures import Failures
 from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import BEGINNING, Entry, Origin, Range
 from contex_server.kernel.right_of_way import heavily
-from contex_server.log.agents import AgentRecord
+from contex_server.log.agents import AgentRecord, RestoredAgent
 from contex_server.log.transfer import Restored
-from contex_server.match.agent_codec import AgentDamaged, decode_agent
+from contex_server.match.agent_codec import AgentDamaged, decode_agent, ttl_ms_of
 from contex_server.match.agent_rules import check_agent
 from contex_server.matching.background import Snapshot, SnapshotDamaged, size_reached
 from contex_server.matching.describe import DIGEST_BYTES
@@ -307,7 +307,12 @@ class Import:
                 if not self._request.dry_run and self._exact:
                     # A cursor beyond the last event that is imported can't be read from.
                     last = self._transform.continuity.last
-                    agents = {a.agent_id: (a.record, min(a.cursor, last)) for a in item.records}
+                    agents = {
+                        a.agent_id: RestoredAgent(
+                            a.record, min(a.cursor, last), ttl_ms_of(a.record)
+                        )
+                        for a in item.records
+                    }
                     await self._store.agents.restore_agents(self._staging.project, agents)
             case items.Vectors():
                 await heavily(self._check_vectors, item.encodings)

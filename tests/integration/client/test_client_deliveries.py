@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
-from contex import AsyncClient, MatchedEvent, MatchKind, NewEvent, RegistrationOutcome
+import pytest
+from contex import (
+    AgentProgress,
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    DecidingState,
+    MatchedEvent,
+    MatchKind,
+    NewEvent,
+    NotFound,
+    RegistrationOutcome,
+    WaitUntil,
+)
+
+from tests.integration.client.conftest import InThread
 
 P = "deliveries"
 
@@ -109,3 +125,31 @@ async def test_restarts_amid_what_a_registration_brings_lose_nothing(client: Asy
     assert set(received) == set(keys)
     assert starts > 1
     assert len(received) < 2 * len(keys)
+
+
+async def test_an_agent_is_waited_for(client: AsyncClient, in_thread: InThread) -> None:
+    await client.register_agent(P, "worker", ["apples"], ttl=3_600)
+    published = await client.publish(P, "fresh", "apples", description="apples")
+    decided = await client.wait_for_agent(P, "worker", published.sequence, until=WaitUntil.DECIDED)
+    assert decided.deciding_state in (DecidingState.CATCHING_UP, DecidingState.LIVE)
+    assert decided.unacknowledged_count == 1
+    with pytest.raises(DeadlineExceeded, match="1 unacknowledged, decided up to"):
+        await client.wait_for_agent(P, "worker", published.sequence, timeout=0.2)
+
+    def passed(sync: Client) -> AgentProgress:
+        return sync.wait_for_agent(P, "worker", published.sequence, timeout=20)
+
+    waiting = asyncio.create_task(in_thread(passed))  # type: ignore[arg-type]
+    await asyncio.sleep(0.1)
+    await client.acknowledge(P, "worker", published.sequence)
+    assert (await waiting).unacknowledged_count == 0
+    agent = await client.get_agent(P, "worker")
+    assert agent.ttl == timedelta(hours=1)
+    assert agent.last_contact_time is not None
+    assert agent.progress is not None
+    assert agent.progress.acknowledged_sequence == published.sequence
+    assert [a.progress is not None async for a in client.list_agents(P)] == [True]
+    updated = await client.update_agent(P, "worker", ttl=0)
+    assert updated.agent.ttl is None
+    with pytest.raises(NotFound):
+        await client.wait_for_agent(P, "nobody", published.sequence, timeout=5)

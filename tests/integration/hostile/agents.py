@@ -5,6 +5,7 @@ from __future__ import annotations
 from contex.v1 import event_pb2
 from contex.v1.agent_service_pb2 import ListDeliveriesRequest, MinDelta, MutedKinds, Need
 from contex.v1.event_pb2 import EventFilter
+from google.protobuf.duration_pb2 import Duration
 
 from tests.integration.hostile.scene import MIB
 from tests.integration.hostile.table import CASES, NO_SEQUENCE, Case, refuse, some
@@ -30,7 +31,22 @@ for _rpc in ("RegisterAgent", "UpdateAgent"):
         refuse(_rpc, f"threshold {_word}", "threshold", threshold=float(_word))
     for _value in (101, 2**32 - 1):
         refuse(_rpc, f"max_matches {_value}", "max_matches", max_matches=_value)
+    for _length in (
+        Duration(seconds=-1),
+        Duration(nanos=1),
+        Duration(seconds=1, nanos=-1),
+        Duration(seconds=1, nanos=1_000_000_000),
+        Duration(seconds=10 * 365 * 24 * 3600 + 1),
+        Duration(seconds=2**63 - 1),
+    ):
+        refuse(_rpc, f"ttl {_length.seconds} s, {_length.nanos} ns", "ttl", ttl=_length)
 refuse("UpdateAgent", "max_matches 0", "max_matches", max_matches=0)
+
+# Waiting.
+for _until in (3, -1, 2**31 - 1):
+    refuse("WaitForAgent", f"until {_until}", "until", until=_until)
+for _timeout_ms in (60_001, 2**32 - 1):
+    refuse("WaitForAgent", f"timeout_ms {_timeout_ms}", "timeout_ms", timeout_ms=_timeout_ms)
 
 # Needs with thresholds, maxima and exclusions of their own; what an answer may take.
 for _rpc, _list in {

@@ -17,7 +17,12 @@ from contex.v1 import (
     state_service_pb2,
     transfer_service_pb2,
 )
-from contex.v1.agent_service_pb2 import GetAgentContextRequest, ListDeliveriesRequest, Need
+from contex.v1.agent_service_pb2 import (
+    GetAgentContextRequest,
+    ListDeliveriesRequest,
+    Need,
+    WaitForAgentRequest,
+)
 from contex.v1.audit_service_pb2 import ExportRecordsRequest, ListRecordsRequest
 from contex.v1.match_service_pb2 import (
     BacktestRequest,
@@ -102,6 +107,7 @@ VALID: dict[str, Message] = {
     "UnregisterAgent": UnregisterAgentRequest(project=P, agent_id=AGENT),
     "Listen": ListenRequest(project=P, agent_id=AGENT),
     "Acknowledge": AcknowledgeRequest(project=P, agent_id=AGENT, sequence="0"),
+    "WaitForAgent": WaitForAgentRequest(project=P, agent_id=AGENT, sequence="0", timeout_ms=0),
     "Match": MatchRequest(project=P, questions=[Need(text="a question")]),
     "Explain": ExplainRequest(project=P, text="a need", data_key="k0"),
     "Backtest": BacktestRequest(project=P, needs=[Need(text="a need")]),

@@ -58,6 +58,7 @@ for _rpc in (
     "UnregisterAgent",
     "Listen",
     "Acknowledge",
+    "WaitForAgent",
     "RecordFeedback",
     "GetAgentContext",
 ):
@@ -130,6 +131,7 @@ for _rpc, _field in (
     ("RegisterAgent", "last_seen_sequence"),
     ("Listen", "after_sequence"),
     ("Acknowledge", "sequence"),
+    ("WaitForAgent", "sequence"),
     *((_rpc, f"{_field}.sequence") for _rpc, _field in MOMENTS),
 ):
     _bad = {"empty": "", **NO_SEQUENCE}

@@ -15,6 +15,7 @@ from tests.integration.logs import archive
 from tests.integration.support import (
     AcknowledgeRequest,
     Api,
+    GetAgentRequest,
     P,
     RegisterAgentRequest,
     Stream,
@@ -122,6 +123,8 @@ async def test_too_large_an_inbox_is_summed_up(start: Start) -> None:
     await api.publish(event("k/1", b"", tombstone=True))
     del truth["k/1"]
     stream = await trimmed(api)
+    agent = (await api.agents.GetAgent(GetAgentRequest(project=P, agent_id="a"))).agent
+    assert 97 <= agent.progress.unacknowledged_count == len(stream.matched) < 1_000
     resync = stream.messages[0].resync
     assert resync.superseded_count > 1_000
     assert resync.superseded_count + len(stream.matched) == 3_001
@@ -148,9 +151,15 @@ async def test_what_an_agent_knew_is_not_made_up(start: Start) -> None:
 async def test_events_without_a_key_are_counted_that_are_gone(start: Start) -> None:
     api = await start(inbox_bytes=64 * 1024)
     await register(api, event_pb2.EventFilter(event_types=["note"]))
-    for _ in range(50):
-        await api.publish(*[own() for _ in range(100)])
+    (first, *_) = [(await api.publish(*[own() for _ in range(100)]))[0] for _ in range(50)]
     stream = await trimmed(api)
+    # Whoever is trimmed has not passed what is gone, whether anything is left of it or not.
+    wait = agent_service_pb2.WaitForAgentRequest(
+        project=P, agent_id="a", sequence=first, timeout_ms=0
+    )
+    assert not (await api.agents.WaitForAgent(wait)).passed
+    await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id="a", sequence=first))
+    assert (await api.agents.WaitForAgent(wait)).passed
     resync = stream.messages[0].resync
     assert resync.dropped_count > 500
     assert resync.dropped_count + len(stream.matched) == 5_000

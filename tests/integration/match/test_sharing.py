@@ -65,7 +65,7 @@ async def test_matchers_take_what_the_setting_allows(
             open_now = [p for p in ("used", "b", "c", "d") if pool.open_matcher(p)]
             assert open_now == ["used", "d"]
             totals = server.counts.totals()
-            assert totals.counters == {"contex_matchers_evicted": 2}
+            assert totals.counters["contex_matchers_evicted"] == 2
             assert totals.gauges["contex_matchers"] == 2
             assert totals.gauges["contex_matcher_bytes"] == pool.nbytes > 0
             assert len((await match(api, "b")).data) == 1

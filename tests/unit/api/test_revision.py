@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (3, "2b35939669df13642087901ae970f8fbc4c161de490765057f7a5fb1efcfd327")
+RECORDED = (3, "1e37e67ed248d8a655d3139b1ca53a73e6193e6fa608ad25ee60ceea938350d5")
 """A revision, and the digest of what the protos declare with it."""
 
 

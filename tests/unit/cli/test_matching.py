@@ -32,6 +32,7 @@ MATCH_KEYS = {
 AGENT_KEYS = {
     *("agent_id", "needs", "threshold", "max_matches", "min_delta", "muted_kinds", "exclude_own"),
     *("registered_time", "updated_time", "acknowledged_sequence"),
+    *("ttl", "last_contact_time", "progress"),
 }
 
 

@@ -23,6 +23,7 @@ LINES = [
     *("publish k 1", "publish k --delete", "publish --stream FILE", "events", "replay", "tail -f"),
     *("state", "state k --json", "diff 0", "history k", "blame k", "register a -n x", "listen a"),
     *("agents", "agents show a", "agents update a -n x", "agents unregister a", "agents ack a 1-0"),
+    "agents wait a 1-0",
     *("knew a", "deliveries --agent a", "match x", "explain x k", "backtest x", "matching --watch"),
     *("feedback give a 1-0 --useful", "feedback export", "stats", "activity", "audit"),
     *("audit --format csv", "export -o OUT", "import FILE", "clone a b", "retention show"),

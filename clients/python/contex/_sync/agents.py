@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
+from contex.errors import not_passed
 from contex.lazy import agent_service_pb2, agent_service_pb2_grpc, event_pb2, events, wire
 from contex.lazy import agents as values
 from contex.resume import ResumableStream
@@ -19,15 +22,21 @@ if TYPE_CHECKING:
     from contex.agents import (
         Agent,
         AgentContext,
+        AgentProgress,
         Delivery,
         MinDelta,
         Needed,
         NeedsChanged,
         Registration,
         Resync,
+        WaitUntil,
     )
     from contex.events import ContextFormat, Event, MatchedEvent, MatchKind
     from contex.wire import At
+
+
+_LONGEST_WAIT_S = 30.0
+"""Longest time that one call waits for an agent; proxies may end calls that take longer."""
 
 
 class AgentService(Calls):
@@ -49,6 +58,7 @@ class AgentService(Calls):
         min_delta: MinDelta | None = None,
         muted_kinds: Iterable[MatchKind] | None = None,
         exclude_own: bool | None = None,
+        ttl: float | timedelta | None = None,
         max_context_tokens: int | None = None,
         context_format: ContextFormat | None = None,
     ) -> Registration:
@@ -66,6 +76,9 @@ class AgentService(Calls):
             min_delta: Which updates are pushed; by default all.
             muted_kinds: Kinds of deliveries that it does without: UPDATED, LEFT, DELETED, EXPIRED.
             exclude_own: Don't deliver what the publisher that is named like the agent publishes.
+            ttl: How long it may go without registering, acknowledging or an open stream, in seconds
+                or as a `timedelta`: then it expires and is unregistered. 0: it never expires; by
+                default a new agent does not, and a known one with the same needs keeps its time.
             max_context_tokens: Budget for the data as text. Whole data are kept, best first; the
                 context of the answer lists those that were left out.
             context_format: Returns the data as text, too, in the context of the answer.
@@ -81,6 +94,7 @@ class AgentService(Calls):
             min_delta=values.to_min_delta(min_delta),
             muted_kinds=values.to_muted_kinds(() if muted_kinds is None else muted_kinds),
             exclude_own=exclude_own or False,
+            ttl=None if ttl is None else wire.duration(ttl, "ttl"),
             max_context_tokens=max_context_tokens,
             context_format=events.to_context_format(context_format),
         )
@@ -98,13 +112,14 @@ class AgentService(Calls):
         min_delta: MinDelta | None = None,
         muted_kinds: Iterable[MatchKind] | None = None,
         exclude_own: bool | None = None,
+        ttl: float | timedelta | None = None,
         max_context_tokens: int | None = None,
         context_format: ContextFormat | None = None,
     ) -> Registration:
         """Changes what is not None and returns what matches now.
 
-        Arguments as in `register_agent`; an empty `MinDelta()` pushes all updates again, and empty
-        `muted_kinds` deliver all kinds again.
+        Arguments as in `register_agent`; an empty `MinDelta()` pushes all updates again, empty
+        `muted_kinds` deliver all kinds again, and with a `ttl` of 0 the agent never expires.
 
         Raises:
             NotFound: The agent is not registered.
@@ -121,6 +136,7 @@ class AgentService(Calls):
             if muted_kinds is None
             else agent_service_pb2.MutedKinds(kinds=values.to_muted_kinds(muted_kinds)),
             exclude_own=exclude_own,
+            ttl=None if ttl is None else wire.duration(ttl, "ttl"),
             max_context_tokens=max_context_tokens,
             context_format=events.to_context_format(context_format),
         )
@@ -128,7 +144,7 @@ class AgentService(Calls):
         return values.updated(response)
 
     def get_agent(self, project: str, agent_id: str) -> Agent:
-        """Returns a registration.
+        """Returns a registration, and in its `progress` how far the agent is.
 
         Raises:
             NotFound: The agent is not registered.
@@ -140,7 +156,10 @@ class AgentService(Calls):
         return values.agent(response.agent)
 
     def list_agents(self, project: str, *, page_size: int = 100) -> Iterator[Agent]:
-        """Iterates over a project's registrations by id, fetching page after page."""
+        """Iterates over a project's registrations by id, fetching page after page.
+
+        Each has its agent's `progress`.
+        """
         request = wire.message(
             agent_service_pb2.ListAgentsRequest, project=project, page_size=page_size
         )
@@ -256,6 +275,54 @@ class AgentService(Calls):
         retry = Retry(self._timeout, endless=True) if timeout is None else Retry(timeout)
         response = self._repeated(self._agents.Acknowledge, request, retry)
         return response.acknowledged_sequence
+
+    def wait_for_agent(
+        self,
+        project: str,
+        agent_id: str,
+        position: str | Event | MatchedEvent,
+        *,
+        until: WaitUntil | None = None,
+        timeout: float = 30.0,
+    ) -> AgentProgress:
+        """Waits until an agent has passed an event, and returns how far it is then.
+
+        Args:
+            position: The event or its sequence, such as that of a publish.
+            until: What it has to have done: by default to have nothing left to process up to there
+                (`ACKNOWLEDGED`), or that it is decided what it gets up to there (`DECIDED`).
+            timeout: Seconds to wait. 0 asks once.
+
+        Raises:
+            DeadlineExceeded: It has not passed the event within that time.
+            NotFound: The agent is not registered, or no longer.
+            OutOfRange: The event is beyond the end of the log.
+        """
+        sequence = events.sequence_of(position)
+        end = time.monotonic() + timeout
+        while True:
+            left = max(end - time.monotonic(), 0.0)
+            wait_s = min(left, _LONGEST_WAIT_S)
+            request = wire.message(
+                agent_service_pb2.WaitForAgentRequest,
+                project=project,
+                agent_id=agent_id,
+                sequence=sequence,
+                until=agent_service_pb2.WAIT_UNTIL_UNSPECIFIED
+                if until is None
+                else wire.enum_number(
+                    values.WaitUntil, until, agent_service_pb2.WaitUntil, "until"
+                ),
+                timeout_ms=int(wait_s * 1000),
+            )
+            # One attempt takes as long as the server waits, so that others need time of their own.
+            retry = Retry(2 * wait_s + self._timeout)
+            response = self._repeated(self._agents.WaitForAgent, request, retry)
+            progress = values.agent_progress(response.progress)
+            if response.passed:
+                return progress
+            if time.monotonic() >= end:
+                raise not_passed(agent_id, sequence, timeout, progress)
 
     def agent_context(
         self,

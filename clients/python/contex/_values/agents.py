@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from contex._values.events import (
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "AgentContext",
+    "AgentProgress",
     "AgentStream",
+    "DecidingState",
     "DeliveredNeed",
     "Delivery",
     "DeliveryKind",
@@ -50,8 +52,10 @@ __all__ = [
     "RegistrationOutcome",
     "Resync",
     "StaleReason",
+    "WaitUntil",
     "agent",
     "agent_context",
+    "agent_progress",
     "agent_stream",
     "delivered_need",
     "delivery",
@@ -133,6 +137,84 @@ def min_delta(message: agent_service_pb2.MinDelta) -> MinDelta:
     )
 
 
+class DecidingState(enum.Enum):
+    """How what an agent gets is being decided."""
+
+    LIVE = "live"
+    """Together with the agents that follow the end of the log."""
+    CATCHING_UP = "catching_up"
+    """By itself, because the agent stands before the others: its past is filled in, or what it
+    missed.
+    """
+    NEEDS_CHANGED = "needs_changed"
+    """By itself, because its needs changed: what they bring is being looked up."""
+    NOT_BEGUN = "not_begun"
+    """Not yet: it was registered just now."""
+    OTHER = "other"
+    """One that a newer server has added.
+
+    It can't be asked for.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class AgentProgress:
+    """How far an agent is: what is decided for it, and what it has not acknowledged of that.
+
+    Attributes:
+        decided_sequence: Up to this event it is decided what the agent gets. Empty: nothing is
+            decided yet.
+        deciding_state: How what comes after it is being decided.
+        deciding_lag_ms: How long the oldest event after decided_sequence has been in the log: the
+            lag of deciding. 0 if there is none.
+        acknowledged_sequence: The durable cursor: the sequence up to which the agent has
+            acknowledged.
+        unacknowledged_count: Number of entries of the agent's inbox after what it has acknowledged,
+            changes of its own needs included; of what was trimmed, those that are left. Counted up
+            to 1,000, in `list_agents` up to 100.
+        has_more_unacknowledged: Whether there are more than were counted.
+        lag_ms: How long ago the event of the first of these entries was written: the lag of the
+            agent. 0 if there is none.
+    """
+
+    decided_sequence: str
+    deciding_state: DecidingState
+    deciding_lag_ms: int
+    acknowledged_sequence: str
+    unacknowledged_count: int
+    has_more_unacknowledged: bool
+    lag_ms: int
+
+
+def agent_progress(message: agent_service_pb2.AgentProgress) -> AgentProgress:
+    """The `AgentProgress` of a message."""
+    return AgentProgress(
+        decided_sequence=message.decided_sequence,
+        deciding_state=_DECIDING_STATES.get(message.deciding_state, DecidingState.OTHER),
+        deciding_lag_ms=message.deciding_lag_ms,
+        acknowledged_sequence=message.acknowledged_sequence,
+        unacknowledged_count=message.unacknowledged_count,
+        has_more_unacknowledged=message.has_more_unacknowledged,
+        lag_ms=message.lag_ms,
+    )
+
+
+class WaitUntil(enum.Enum):
+    """What an agent is waited for to have done."""
+
+    ACKNOWLEDGED = "acknowledged"
+    """It has nothing left to process up to the event: everything up to there is decided, and it has
+    acknowledged whatever of that it was to get.
+
+    So an agent that gets nothing up to there has passed as soon as that is decided. One that
+    acknowledged a later event has passed, too.
+    """
+    DECIDED = "decided"
+    """It is decided what it gets up to the event, whether it was there or not: that is in its
+    inbox.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Agent:
     """A registration.
@@ -153,6 +235,13 @@ class Agent:
             EXPIRED.
         exclude_own: Whether what the agent publishes itself, as the publisher that is named like
             it, is not delivered to it.
+        ttl: How long the agent may go without a contact; then it expires and is unregistered. None:
+            it never expires.
+        last_contact_time: When the agent was last in contact, by the store's clock: when it
+            registered, changed its registration, acknowledged, or had an open `listen` stream,
+            which counts every 5 seconds or oftener (UTC). None: not since it was imported, or since
+            a version that does not note it. Only in answers about the present.
+        progress: How far the agent is with what it gets. Set by `get_agent` and `list_agents`.
     """
 
     agent_id: str
@@ -165,6 +254,9 @@ class Agent:
     min_delta: MinDelta | None = None
     muted_kinds: tuple[MatchKind, ...] = ()
     exclude_own: bool = False
+    ttl: timedelta | None = None
+    last_contact_time: datetime | None = None
+    progress: AgentProgress | None = None
 
 
 def agent(message: agent_service_pb2.Agent) -> Agent:
@@ -180,6 +272,11 @@ def agent(message: agent_service_pb2.Agent) -> Agent:
         min_delta=min_delta(message.min_delta) if message.HasField("min_delta") else None,
         muted_kinds=tuple(_MATCH_KINDS.get(one, MatchKind.OTHER) for one in message.muted_kinds),
         exclude_own=message.exclude_own,
+        ttl=message.ttl.ToTimedelta() if message.HasField("ttl") else None,
+        last_contact_time=message.last_contact_time.ToDatetime(tzinfo=UTC)
+        if message.HasField("last_contact_time")
+        else None,
+        progress=agent_progress(message.progress) if message.HasField("progress") else None,
     )
 
 
@@ -607,6 +704,13 @@ def delivery(message: agent_service_pb2.Delivery) -> Delivery:
         stream_id=message.stream_id,
     )
 
+
+_DECIDING_STATES = {
+    1: DecidingState.LIVE,
+    2: DecidingState.CATCHING_UP,
+    3: DecidingState.NEEDS_CHANGED,
+    4: DecidingState.NOT_BEGUN,
+}
 
 _REGISTRATION_OUTCOMES = {
     1: RegistrationOutcome.REGISTERED,

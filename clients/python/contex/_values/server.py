@@ -84,8 +84,9 @@ class ServerLimits:
         page_bytes: Bytes after which a page ends, whatever its size.
         page_scanned_events: Events after which a page ends that examines them.
         needs_bytes: Bytes of all needs of an agent, or questions of a Match, texts and exclusions.
-        min_valid_seconds: Seconds that a fact which expires must be valid at least.
-        max_valid_seconds: Seconds that it may be valid at most.
+        min_valid_seconds: Seconds that a fact which expires must be valid at least; also the
+            shortest ttl of an agent.
+        max_valid_seconds: Seconds that it may be valid at most; also the longest ttl of an agent.
     """
 
     payload_bytes: int

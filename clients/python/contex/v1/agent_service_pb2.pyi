@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from contex.v1 import event_pb2 as _event_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -20,6 +21,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _DecidingState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DecidingStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DecidingState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DECIDING_STATE_UNSPECIFIED: _DecidingState.ValueType  # 0
+    """Never returned."""
+    DECIDING_STATE_LIVE: _DecidingState.ValueType  # 1
+    """Together with the agents that follow the end of the log."""
+    DECIDING_STATE_CATCHING_UP: _DecidingState.ValueType  # 2
+    """By itself, because the agent stands before the others: its past is filled in, or what it missed."""
+    DECIDING_STATE_NEEDS_CHANGED: _DecidingState.ValueType  # 3
+    """By itself, because its needs changed: what they bring is being looked up."""
+    DECIDING_STATE_NOT_BEGUN: _DecidingState.ValueType  # 4
+    """Not yet: it was registered just now."""
+
+class DecidingState(_DecidingState, metaclass=_DecidingStateEnumTypeWrapper):
+    """How what an agent gets is being decided."""
+
+DECIDING_STATE_UNSPECIFIED: DecidingState.ValueType  # 0
+"""Never returned."""
+DECIDING_STATE_LIVE: DecidingState.ValueType  # 1
+"""Together with the agents that follow the end of the log."""
+DECIDING_STATE_CATCHING_UP: DecidingState.ValueType  # 2
+"""By itself, because the agent stands before the others: its past is filled in, or what it missed."""
+DECIDING_STATE_NEEDS_CHANGED: DecidingState.ValueType  # 3
+"""By itself, because its needs changed: what they bring is being looked up."""
+DECIDING_STATE_NOT_BEGUN: DecidingState.ValueType  # 4
+"""Not yet: it was registered just now."""
+Global___DecidingState: _TypeAlias = DecidingState  # noqa: Y015
 
 class _RegistrationOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -48,6 +81,36 @@ REGISTRATION_OUTCOME_CHANGED: RegistrationOutcome.ValueType  # 2
 REGISTRATION_OUTCOME_UNCHANGED: RegistrationOutcome.ValueType  # 3
 """It was the same already: nothing was written, and there is no event."""
 Global___RegistrationOutcome: _TypeAlias = RegistrationOutcome  # noqa: Y015
+
+class _WaitUntil:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WaitUntilEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitUntil.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WAIT_UNTIL_UNSPECIFIED: _WaitUntil.ValueType  # 0
+    """As with ACKNOWLEDGED."""
+    WAIT_UNTIL_ACKNOWLEDGED: _WaitUntil.ValueType  # 1
+    """It has nothing left to process up to the event: everything up to there is decided, and it has
+    acknowledged whatever of that it was to get. So an agent that gets nothing up to there has
+    passed as soon as that is decided. One that acknowledged a later event has passed, too.
+    """
+    WAIT_UNTIL_DECIDED: _WaitUntil.ValueType  # 2
+    """It is decided what it gets up to the event, whether it was there or not: that is in its inbox."""
+
+class WaitUntil(_WaitUntil, metaclass=_WaitUntilEnumTypeWrapper):
+    """What an agent is waited for to have done."""
+
+WAIT_UNTIL_UNSPECIFIED: WaitUntil.ValueType  # 0
+"""As with ACKNOWLEDGED."""
+WAIT_UNTIL_ACKNOWLEDGED: WaitUntil.ValueType  # 1
+"""It has nothing left to process up to the event: everything up to there is decided, and it has
+acknowledged whatever of that it was to get. So an agent that gets nothing up to there has
+passed as soon as that is decided. One that acknowledged a later event has passed, too.
+"""
+WAIT_UNTIL_DECIDED: WaitUntil.ValueType  # 2
+"""It is decided what it gets up to the event, whether it was there or not: that is in its inbox."""
+Global___WaitUntil: _TypeAlias = WaitUntil  # noqa: Y015
 
 class _StaleReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -268,6 +331,9 @@ class Agent(_message.Message):
     MIN_DELTA_FIELD_NUMBER: _builtins.int
     MUTED_KINDS_FIELD_NUMBER: _builtins.int
     EXCLUDE_OWN_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    LAST_CONTACT_TIME_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Unique in the project: 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, starting with a
     letter or digit.
@@ -304,6 +370,24 @@ class Agent(_message.Message):
     def muted_kinds(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.MatchKind.ValueType]:
         """Kinds of deliveries that the agent does without: UPDATED, LEFT, DELETED or EXPIRED."""
 
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the agent may go without a contact; then it expires and is unregistered. Unset: it never
+        expires.
+        """
+
+    @_builtins.property
+    def last_contact_time(self) -> _timestamp_pb2.Timestamp:
+        """When the agent was last in contact, by the store's clock: when it registered, changed its
+        registration, acknowledged, or had an open Listen stream, which counts every 5 seconds or
+        oftener. Unset: not since it was imported, or since a version that does not note it. Only in
+        answers about the present.
+        """
+
+    @_builtins.property
+    def progress(self) -> Global___AgentProgress:
+        """How far the agent is with what it gets. Set by GetAgent and ListAgents."""
+
     def __init__(
         self,
         *,
@@ -317,14 +401,69 @@ class Agent(_message.Message):
         min_delta: Global___MinDelta | None = ...,
         muted_kinds: _abc.Iterable[_event_pb2.MatchKind.ValueType] | None = ...,
         exclude_own: _builtins.bool = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        last_contact_time: _timestamp_pb2.Timestamp | None = ...,
+        progress: Global___AgentProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["min_delta", b"min_delta", "registered_time", b"registered_time", "updated_time", b"updated_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_contact_time", b"last_contact_time", "min_delta", b"min_delta", "progress", b"progress", "registered_time", b"registered_time", "ttl", b"ttl", "updated_time", b"updated_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "agent_id", b"agent_id", "exclude_own", b"exclude_own", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "needs", b"needs", "registered_time", b"registered_time", "threshold", b"threshold", "updated_time", b"updated_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "agent_id", b"agent_id", "exclude_own", b"exclude_own", "last_contact_time", b"last_contact_time", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "needs", b"needs", "progress", b"progress", "registered_time", b"registered_time", "threshold", b"threshold", "ttl", b"ttl", "updated_time", b"updated_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015
+
+@_typing.final
+class AgentProgress(_message.Message):
+    """How far an agent is: what is decided for it, and what it has not acknowledged of that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECIDED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    DECIDING_STATE_FIELD_NUMBER: _builtins.int
+    DECIDING_LAG_MS_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    UNACKNOWLEDGED_COUNT_FIELD_NUMBER: _builtins.int
+    HAS_MORE_UNACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
+    decided_sequence: _builtins.str
+    """Up to this event it is decided what the agent gets. Empty: nothing is decided yet."""
+    deciding_state: Global___DecidingState.ValueType
+    """How what comes after it is being decided."""
+    deciding_lag_ms: _builtins.int
+    """How long the oldest event after decided_sequence has been in the log: the lag of deciding. 0 if
+    there is none.
+    """
+    acknowledged_sequence: _builtins.str
+    """The durable cursor: the sequence up to which the agent has acknowledged."""
+    unacknowledged_count: _builtins.int
+    """Number of entries of the agent's inbox after what it has acknowledged, changes of its own needs
+    included; of what was trimmed, those that are left. Counted up to 1,000, in ListAgents up to 100.
+    """
+    has_more_unacknowledged: _builtins.bool
+    """Whether there are more than were counted."""
+    lag_ms: _builtins.int
+    """How long ago the event of the first of these entries was written: the lag of the agent. 0 if
+    there is none.
+    """
+    def __init__(
+        self,
+        *,
+        decided_sequence: _builtins.str = ...,
+        deciding_state: Global___DecidingState.ValueType = ...,
+        deciding_lag_ms: _builtins.int = ...,
+        acknowledged_sequence: _builtins.str = ...,
+        unacknowledged_count: _builtins.int = ...,
+        has_more_unacknowledged: _builtins.bool = ...,
+        lag_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "decided_sequence", b"decided_sequence", "deciding_lag_ms", b"deciding_lag_ms", "deciding_state", b"deciding_state", "has_more_unacknowledged", b"has_more_unacknowledged", "lag_ms", b"lag_ms", "unacknowledged_count", b"unacknowledged_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentProgress: _TypeAlias = AgentProgress  # noqa: Y015
 
 @_typing.final
 class RegisterAgentRequest(_message.Message):
@@ -343,6 +482,7 @@ class RegisterAgentRequest(_message.Message):
     CONTEXT_FORMAT_FIELD_NUMBER: _builtins.int
     MUTED_KINDS_FIELD_NUMBER: _builtins.int
     EXCLUDE_OWN_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
@@ -383,6 +523,17 @@ class RegisterAgentRequest(_message.Message):
         not told, and GetAgentContext says so of what it holds. An erasure is always told.
         """
 
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the agent may go without a contact (see Agent.last_contact_time): 1 second to 10 years of
+        365 days, in whole milliseconds; 0: for ever. Then it expires: within about a second while a
+        server is up it is unregistered, once, with an agent_unregistered event whose payload says
+        "reason": "expired". An agent that was in contact within this time is never unregistered, nor
+        is one whose stream is open. After the servers or the store were away, agents have at least
+        this time, or 30 seconds if that is less, to come back. Unset: a new agent does not expire, a
+        known one with the same needs keeps its time.
+        """
+
     def __init__(
         self,
         *,
@@ -397,10 +548,11 @@ class RegisterAgentRequest(_message.Message):
         context_format: _event_pb2.ContextFormat.ValueType = ...,
         muted_kinds: _abc.Iterable[_event_pb2.MatchKind.ValueType] | None = ...,
         exclude_own: _builtins.bool = ...,
+        ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "min_delta", b"min_delta", "threshold", b"threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "min_delta", b"min_delta", "threshold", b"threshold", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "exclude_own", b"exclude_own", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence", "_max_context_tokens", b"_max_context_tokens", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "exclude_own", b"exclude_own", "last_seen_sequence", b"last_seen_sequence", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "needs", b"needs", "project", b"project", "threshold", b"threshold", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_seen_sequence: _TypeAlias = _typing.Literal["last_seen_sequence"]  # noqa: Y015
     _WhichOneofArgType__last_seen_sequence: _TypeAlias = _typing.Literal["_last_seen_sequence", b"_last_seen_sequence"]  # noqa: Y015
@@ -491,6 +643,7 @@ class UpdateAgentRequest(_message.Message):
     CONTEXT_FORMAT_FIELD_NUMBER: _builtins.int
     MUTED_KINDS_FIELD_NUMBER: _builtins.int
     EXCLUDE_OWN_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     agent_id: _builtins.str
@@ -517,6 +670,12 @@ class UpdateAgentRequest(_message.Message):
     def muted_kinds(self) -> Global___MutedKinds:
         """Kinds of deliveries that the agent does without from now on; an empty message: none."""
 
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the agent may go without a contact from now on, as in RegisterAgentRequest; 0: for ever.
+        A time that was shortened below 5 seconds holds from 5 seconds after the change on.
+        """
+
     def __init__(
         self,
         *,
@@ -530,10 +689,11 @@ class UpdateAgentRequest(_message.Message):
         context_format: _event_pb2.ContextFormat.ValueType = ...,
         muted_kinds: Global___MutedKinds | None = ...,
         exclude_own: _builtins.bool | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_own", b"_exclude_own", "_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "exclude_own", b"exclude_own", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "threshold", b"threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_own", b"_exclude_own", "_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "exclude_own", b"exclude_own", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "threshold", b"threshold", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_own", b"_exclude_own", "_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "exclude_own", b"exclude_own", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "needs", b"needs", "project", b"project", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_own", b"_exclude_own", "_max_context_tokens", b"_max_context_tokens", "_max_matches", b"_max_matches", "_threshold", b"_threshold", "agent_id", b"agent_id", "context_format", b"context_format", "exclude_own", b"exclude_own", "max_context_tokens", b"max_context_tokens", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "needs", b"needs", "project", b"project", "threshold", b"threshold", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_own: _TypeAlias = _typing.Literal["exclude_own"]  # noqa: Y015
     _WhichOneofArgType__exclude_own: _TypeAlias = _typing.Literal["_exclude_own", b"_exclude_own"]  # noqa: Y015
@@ -1045,6 +1205,74 @@ class AcknowledgeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcknowledgeResponse: _TypeAlias = AcknowledgeResponse  # noqa: Y015
+
+@_typing.final
+class WaitForAgentRequest(_message.Message):
+    """Request of WaitForAgent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project."""
+    agent_id: _builtins.str
+    """The agent's id."""
+    sequence: _builtins.str
+    """The event. Required; SEQUENCE_IN_FUTURE if it is beyond the end of the log."""
+    until: Global___WaitUntil.ValueType
+    """What is waited for."""
+    timeout_ms: _builtins.int
+    """How long to wait, 0 to 60,000 ms; 0 answers at once. Unset: 30,000. To wait longer, call again."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        sequence: _builtins.str = ...,
+        until: Global___WaitUntil.ValueType = ...,
+        timeout_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "agent_id", b"agent_id", "project", b"project", "sequence", b"sequence", "timeout_ms", b"timeout_ms", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__timeout_ms: _TypeAlias = _typing.Literal["timeout_ms"]  # noqa: Y015
+    _WhichOneofArgType__timeout_ms: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_ms) -> _WhichOneofReturnType__timeout_ms | None: ...
+
+Global___WaitForAgentRequest: _TypeAlias = WaitForAgentRequest  # noqa: Y015
+
+@_typing.final
+class WaitForAgentResponse(_message.Message):
+    """How a wait ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSED_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    passed: _builtins.bool
+    """Whether the agent has passed the event; false: the time is up."""
+    @_builtins.property
+    def progress(self) -> Global___AgentProgress:
+        """How far the agent is; unacknowledged_count is counted up to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        passed: _builtins.bool = ...,
+        progress: Global___AgentProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passed", b"passed", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitForAgentResponse: _TypeAlias = WaitForAgentResponse  # noqa: Y015
 
 @_typing.final
 class GetAgentContextRequest(_message.Message):

@@ -113,6 +113,11 @@ class AgentServiceStub:
                 request_serializer=contex_dot_v1_dot_agent__service__pb2.AcknowledgeRequest.SerializeToString,
                 response_deserializer=contex_dot_v1_dot_agent__service__pb2.AcknowledgeResponse.FromString,
                 _registered_method=True)
+        self.WaitForAgent = channel.unary_unary(
+                '/contex.v1.AgentService/WaitForAgent',
+                request_serializer=contex_dot_v1_dot_agent__service__pb2.WaitForAgentRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_agent__service__pb2.WaitForAgentResponse.FromString,
+                _registered_method=True)
         self.GetAgentContext = channel.unary_unary(
                 '/contex.v1.AgentService/GetAgentContext',
                 request_serializer=contex_dot_v1_dot_agent__service__pb2.GetAgentContextRequest.SerializeToString,
@@ -192,14 +197,15 @@ class AgentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAgent(self, request, context):
-        """Returns one registration.
+        """Returns one registration, and how far the agent is with what it gets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAgents(self, request, context):
-        """Returns the registrations of a project, ordered by agent id, page by page.
+        """Returns the registrations of a project with the progress of each agent, ordered by agent id,
+        page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,6 +230,16 @@ class AgentServiceServicer:
     def Acknowledge(self, request, context):
         """Moves the agent's durable cursor forward. An older position is not an error and changes
         nothing; the response says where the cursor is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitForAgent(self, request, context):
+        """Waits until an agent has passed an event: until it has nothing left to process up to there, or
+        until it is decided what it gets up to there. Answers with passed = false when the time is up.
+        Ends with AGENT_NOT_FOUND if the agent is not, or no longer, registered, and with
+        SHUTTING_DOWN if the server stops. Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -283,6 +299,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Acknowledge,
                     request_deserializer=contex_dot_v1_dot_agent__service__pb2.AcknowledgeRequest.FromString,
                     response_serializer=contex_dot_v1_dot_agent__service__pb2.AcknowledgeResponse.SerializeToString,
+            ),
+            'WaitForAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitForAgent,
+                    request_deserializer=contex_dot_v1_dot_agent__service__pb2.WaitForAgentRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_agent__service__pb2.WaitForAgentResponse.SerializeToString,
             ),
             'GetAgentContext': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAgentContext,
@@ -528,6 +549,33 @@ class AgentService:
             '/contex.v1.AgentService/Acknowledge',
             contex_dot_v1_dot_agent__service__pb2.AcknowledgeRequest.SerializeToString,
             contex_dot_v1_dot_agent__service__pb2.AcknowledgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitForAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.AgentService/WaitForAgent',
+            contex_dot_v1_dot_agent__service__pb2.WaitForAgentRequest.SerializeToString,
+            contex_dot_v1_dot_agent__service__pb2.WaitForAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

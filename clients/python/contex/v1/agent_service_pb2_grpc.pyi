@@ -89,9 +89,11 @@ class AgentServiceStub:
     those that it holds and that match no longer as LEFT.
     """
     GetAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]
-    """Returns one registration."""
+    """Returns one registration, and how far the agent is with what it gets."""
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]
-    """Returns the registrations of a project, ordered by agent id, page by page."""
+    """Returns the registrations of a project with the progress of each agent, ordered by agent id,
+    page by page.
+    """
     UnregisterAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.UnregisterAgentRequest, _agent_service_pb2.UnregisterAgentResponse]
     """Removes a registration and its cursor. The agent's open streams end with
     AGENT_NOT_FOUND; so does this call if the agent is not registered.
@@ -103,6 +105,12 @@ class AgentServiceStub:
     Acknowledge: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.AcknowledgeRequest, _agent_service_pb2.AcknowledgeResponse]
     """Moves the agent's durable cursor forward. An older position is not an error and changes
     nothing; the response says where the cursor is.
+    """
+    WaitForAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.WaitForAgentRequest, _agent_service_pb2.WaitForAgentResponse]
+    """Waits until an agent has passed an event: until it has nothing left to process up to there, or
+    until it is decided what it gets up to there. Answers with passed = false when the time is up.
+    Ends with AGENT_NOT_FOUND if the agent is not, or no longer, registered, and with
+    SHUTTING_DOWN if the server stops. Safe to retry.
     """
     GetAgentContext: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentContextRequest, _agent_service_pb2.GetAgentContextResponse]
     """Returns what an agent knew at a moment and what it did not: its needs, the data it had
@@ -174,9 +182,11 @@ class AgentServiceAsyncStub(AgentServiceStub):
     those that it holds and that match no longer as LEFT.
     """
     GetAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]  # type: ignore[assignment]
-    """Returns one registration."""
+    """Returns one registration, and how far the agent is with what it gets."""
     ListAgents: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
-    """Returns the registrations of a project, ordered by agent id, page by page."""
+    """Returns the registrations of a project with the progress of each agent, ordered by agent id,
+    page by page.
+    """
     UnregisterAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.UnregisterAgentRequest, _agent_service_pb2.UnregisterAgentResponse]  # type: ignore[assignment]
     """Removes a registration and its cursor. The agent's open streams end with
     AGENT_NOT_FOUND; so does this call if the agent is not registered.
@@ -188,6 +198,12 @@ class AgentServiceAsyncStub(AgentServiceStub):
     Acknowledge: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.AcknowledgeRequest, _agent_service_pb2.AcknowledgeResponse]  # type: ignore[assignment]
     """Moves the agent's durable cursor forward. An older position is not an error and changes
     nothing; the response says where the cursor is.
+    """
+    WaitForAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.WaitForAgentRequest, _agent_service_pb2.WaitForAgentResponse]  # type: ignore[assignment]
+    """Waits until an agent has passed an event: until it has nothing left to process up to there, or
+    until it is decided what it gets up to there. Answers with passed = false when the time is up.
+    Ends with AGENT_NOT_FOUND if the agent is not, or no longer, registered, and with
+    SHUTTING_DOWN if the server stops. Safe to retry.
     """
     GetAgentContext: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentContextRequest, _agent_service_pb2.GetAgentContextResponse]  # type: ignore[assignment]
     """Returns what an agent knew at a moment and what it did not: its needs, the data it had
@@ -274,7 +290,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.GetAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.GetAgentResponse, _abc.Awaitable[_agent_service_pb2.GetAgentResponse]]:
-        """Returns one registration."""
+        """Returns one registration, and how far the agent is with what it gets."""
 
     @_abc_1.abstractmethod
     def ListAgents(
@@ -282,7 +298,9 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.ListAgentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.ListAgentsResponse, _abc.Awaitable[_agent_service_pb2.ListAgentsResponse]]:
-        """Returns the registrations of a project, ordered by agent id, page by page."""
+        """Returns the registrations of a project with the progress of each agent, ordered by agent id,
+        page by page.
+        """
 
     @_abc_1.abstractmethod
     def UnregisterAgent(
@@ -312,6 +330,18 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_agent_service_pb2.AcknowledgeResponse, _abc.Awaitable[_agent_service_pb2.AcknowledgeResponse]]:
         """Moves the agent's durable cursor forward. An older position is not an error and changes
         nothing; the response says where the cursor is.
+        """
+
+    @_abc_1.abstractmethod
+    def WaitForAgent(
+        self,
+        request: _agent_service_pb2.WaitForAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.WaitForAgentResponse, _abc.Awaitable[_agent_service_pb2.WaitForAgentResponse]]:
+        """Waits until an agent has passed an event: until it has nothing left to process up to there, or
+        until it is decided what it gets up to there. Answers with passed = false when the time is up.
+        Ends with AGENT_NOT_FOUND if the agent is not, or no longer, registered, and with
+        SHUTTING_DOWN if the server stops. Safe to retry.
         """
 
     @_abc_1.abstractmethod

@@ -251,9 +251,9 @@ class ServerLimits(_message.Message):
     needs_bytes: _builtins.int
     """Bytes of all needs of an agent, or questions of a Match, texts and exclusions."""
     min_valid_seconds: _builtins.int
-    """Seconds that a fact which expires must be valid at least."""
+    """Seconds that a fact which expires must be valid at least; also the shortest ttl of an agent."""
     max_valid_seconds: _builtins.int
-    """Seconds that it may be valid at most."""
+    """Seconds that it may be valid at most; also the longest ttl of an agent."""
     def __init__(
         self,
         *,

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from contex.v1 import agent_service_pb2 as pb
 from contex.v1 import event_pb2
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from contex_server.agents.context import AgentContext, KnownDatum
 from contex_server.agents.journal import Stream
 from contex_server.agents.journal_reader import RecordedDelivery
 from contex_server.agents.staleness import Staleness
+from contex_server.agents.registry import Registered
 from contex_server.api.match import messages as match_messages
 from contex_server.api.match.messages import BatchRoom
 from contex_server.api.shared import wire
@@ -20,9 +22,31 @@ from contex_server.api.shared.cursors import Token
 from contex_server.api.state.messages import moment_message
 from contex_server.events.feed import Chunk
 from contex_server.events.stream import Message
+from contex_server.inbox.progress import AgentProgress
 from contex_server.kernel.model import BEGINNING, Agent, EventFilter, Need, Sequence
 from contex_server.kernel.protobuf import timestamp
 from contex_server.matching.context import ContextFormat
+
+
+def registered_message(registered: Registered, progress: AgentProgress | None = None) -> pb.Agent:
+    message = agent_message(registered.agent, registered.acknowledged)
+    if registered.contact_ms:
+        message.last_contact_time.CopyFrom(timestamp(registered.contact_ms))
+    if progress is not None:
+        message.progress.CopyFrom(progress_message(progress))
+    return message
+
+
+def progress_message(progress: AgentProgress) -> pb.AgentProgress:
+    return pb.AgentProgress(
+        decided_sequence="" if progress.decided is None else str(progress.decided),
+        deciding_state=pb.DecidingState.Value(f"DECIDING_STATE_{progress.state.name}"),
+        deciding_lag_ms=progress.deciding_lag_ms,
+        acknowledged_sequence=str(progress.acknowledged),
+        unacknowledged_count=progress.unacknowledged,
+        has_more_unacknowledged=progress.more,
+        lag_ms=progress.lag_ms,
+    )
 
 
 def agent_message(agent: Agent, acknowledged: Sequence) -> pb.Agent:
@@ -40,7 +64,13 @@ def agent_message(agent: Agent, acknowledged: Sequence) -> pb.Agent:
         else pb.MinDelta(payload_changed=True, json_pointers=delta.json_pointers),
         muted_kinds=[event_pb2.MatchKind.ValueType(change) for change in sorted(agent.muted)],
         exclude_own=agent.exclude_own,
+        ttl=_ttl_message(agent.ttl_ms) if agent.ttl_ms else None,
     )
+
+
+def _ttl_message(ttl_ms: int) -> Duration:
+    seconds, ms = divmod(ttl_ms, 1000)
+    return Duration(seconds=seconds, nanos=ms * 1_000_000)
 
 
 def _need_message(need: Need) -> pb.Need:

@@ -18,6 +18,7 @@ from contex_server.api.shared.cursors import Token
 from contex_server.api.shared.servicer import Servicer
 from contex_server.events.feed import Chunk
 from contex_server.events.stream import Message, stream
+from contex_server.inbox.progress import Passing
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import Checks, ContexError, event_not_found, invalid_field
@@ -28,6 +29,9 @@ from contex_server.matching.context import ContextFormat
 from contex_server.state.moments import resolve_moment
 
 _MAX_NEAR_MISSES = 100
+_WAIT_MS = 30_000
+_PROGRESS_BYTES = 128
+"""What an agent's progress takes of a page."""
 _INLINE_BYTES = 16 * 1024
 """Larger messages are written out in a thread: 1 MiB of JSON as YAML takes 0.9 s.
 As they are, a mebibyte takes 5 ms."""
@@ -56,7 +60,7 @@ class AgentServicer(Servicer):
         return await answered(
             pb.RegisterAgentResponse,
             registered.answer,
-            agent=messages.agent_message(registered.agent, registered.acknowledged),
+            agent=messages.registered_message(registered.registered),
             cursor=cursors.encode_position(Token.CURSOR, call.project, registered.resume),
             outcome=_outcome(registered),
         )
@@ -79,32 +83,37 @@ class AgentServicer(Servicer):
         return await answered(
             pb.UpdateAgentResponse,
             updated.answer,
-            agent=messages.agent_message(updated.agent, updated.acknowledged),
+            agent=messages.registered_message(updated.registered),
         )
 
     async def get_agent(self, request: pb.GetAgentRequest, call: Call) -> pb.GetAgentResponse:
-        registered = await self._rooms.agents.registry.get(
-            call.project, fields.agent_id(request.agent_id)
-        )
-        return pb.GetAgentResponse(agent=messages.agent_message(*registered))
+        registry = self._rooms.agents.registry
+        registered = await registry.get(call.project, fields.agent_id(request.agent_id))
+        progress = await registry.progress_of(call.project, registered)
+        return pb.GetAgentResponse(agent=messages.registered_message(registered, progress))
 
     async def list_agents(self, request: pb.ListAgentsRequest, call: Call) -> pb.ListAgentsResponse:
         token = Token.AGENTS_PAGE
         with Checks() as check:
             size = check(fields.page_size, request.page_size, self._limits)
             after = check(cursors.decode_text, token, call.project, request.page_token)
-        page = await self._rooms.agents.registry.page(call.project, after, size + 1)
+        registry = self._rooms.agents.registry
+        page = await registry.page(call.project, after, size + 1)
         response = pb.ListAgentsResponse()
         size_bytes = 0
-        for registered in page[:size]:
-            agent = messages.agent_message(*registered)
-            size_bytes += agent.ByteSize()
+        async for registered in sliced(page[:size]):
+            agent = messages.registered_message(registered)
+            size_bytes += agent.ByteSize() + _PROGRESS_BYTES
             if response.agents and size_bytes > self._limits.page_bytes:
                 break
             response.agents.append(agent)
         if len(page) > len(response.agents):
             last = response.agents[-1].agent_id
             response.next_page_token = cursors.encode_text(token, call.project, last)
+        listed = page[: len(response.agents)]
+        progress = await registry.progress_of_all(call.project, listed)
+        async for agent in sliced(response.agents):
+            agent.progress.CopyFrom(messages.progress_message(progress[agent.agent_id]))
         return response
 
     async def unregister_agent(
@@ -121,12 +130,15 @@ class AgentServicer(Servicer):
             heartbeat_s = check(fields.heartbeat_s, request.heartbeat_interval_ms, self._settings)
             form = check(checks.context_format, request.context_format)
             start = check(ranges.inbox_start, request)
-        agent, acknowledged = await self._rooms.agents.registry.get(call.project, agent_id)
-        inbox = self._rooms.inbox
+        registered = await self._rooms.agents.registry.get(call.project, agent_id)
+        agent, inbox = registered.agent, self._rooms.inbox
         inbox.deciders.hint(call.project)
-        kept = await inbox.reader.kept_place(call.project, agent_id, acknowledged)
+        kept = await inbox.reader.kept_place(call.project, agent_id, registered.acknowledged)
         position = await ranges.inbox_start_of(self._log, request, start, kept)
-        async with inbox.hub.feed(call.project, agent_id, agent.registered_ms) as feed:
+        async with (
+            self._rooms.agents.stream_contacts.stream(call.project, agent_id),
+            inbox.hub.feed(call.project, agent_id, agent.registered_ms) as feed,
+        ):
             source = stream(
                 inbox.reader.source(
                     call.project, agent_id, agent.registered_ms, conflate=request.conflate
@@ -159,7 +171,7 @@ class AgentServicer(Servicer):
         if isinstance(agent, Agent):
             registry = self._rooms.agents.registry
             with suppress(ContexError):
-                _, acknowledged = await registry.get(call.project, agent.agent_id)
+                acknowledged = (await registry.get(call.project, agent.agent_id)).acknowledged
         render = partial(messages.listen_responses, call.project, message, form, room, acknowledged)
         if form and message.chunk is not None:
             sizes = [delivery.size for delivery in message.chunk.deliveries]
@@ -181,6 +193,27 @@ class AgentServicer(Servicer):
             place if entry_of(place) else None,
         )
         return pb.AcknowledgeResponse(acknowledged_sequence=str(acknowledged))
+
+    async def wait_for_agent(
+        self, request: pb.WaitForAgentRequest, call: Call
+    ) -> pb.WaitForAgentResponse:
+        most_ms = self._limits.wait_ms
+        timeout_ms = request.timeout_ms if request.HasField("timeout_ms") else _WAIT_MS
+        with Checks() as check:
+            agent_id = check(fields.agent_id, request.agent_id)
+            event = check(fields.sequence, request.sequence, "sequence")
+            until = check(fields.enum, request.until, pb.WaitUntil.DESCRIPTOR, "until")
+            check(fields.within, timeout_ms, 0, most_ms, "timeout_ms")
+        decided = until == pb.WAIT_UNTIL_DECIDED
+        passed, progress = await self._rooms.agents.registry.wait(
+            call.project,
+            agent_id,
+            event,
+            Passing.DECIDED if decided else Passing.ACKNOWLEDGED,
+            timeout_ms / 1000,
+            self._drain,
+        )
+        return pb.WaitForAgentResponse(passed=passed, progress=messages.progress_message(progress))
 
     async def get_agent_context(
         self, request: pb.GetAgentContextRequest, call: Call
@@ -258,6 +291,7 @@ def _agent_spec(
     max_matches: int | None
     muted: frozenset[Change] | None = None
     exclude_own: bool | None = None
+    ttl_ms: int | None = None
     delta: tuple[MinDelta | None] | None = None
     with Checks() as check:
         needs = check(checks.needs, request.needs, "needs", limits, at_least=int(is_new))
@@ -274,7 +308,9 @@ def _agent_spec(
                 exclude_own = request.exclude_own
         if request.HasField("min_delta"):
             delta = (check(checks.min_delta, request.min_delta, limits),)
-    return AgentSpec(needs or None, threshold, max_matches, delta, muted, exclude_own)
+        if request.HasField("ttl"):
+            ttl_ms = check(checks.ttl_ms, request.ttl, limits)
+    return AgentSpec(needs or None, threshold, max_matches, delta, muted, exclude_own, ttl_ms)
 
 
 def _outcome(registered: Registration) -> pb.RegistrationOutcome.ValueType:

@@ -10,6 +10,7 @@ from itertools import chain
 from contex.v1 import agent_service_pb2 as agent_pb
 from contex.v1 import event_pb2
 from contex.v1 import match_service_pb2 as pb
+from google.protobuf.duration_pb2 import Duration
 
 from contex_server.agents.registry import NeedSpec
 from contex_server.api.shared import fields
@@ -17,6 +18,7 @@ from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import Checks, all_of, invalid_field
 from contex_server.kernel.model import MUTABLE, Change, EventFilter, MinDelta
 from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
+from contex_server.match.agent_rules import check_ttl
 from contex_server.match.result import ContextBudget
 from contex_server.matching.context import ContextFormat
 
@@ -123,6 +125,17 @@ def muted(kinds: SequenceOf[int], field: str) -> frozenset[Change]:
             fields.enum(kind, names, f"{field}[{index}]", unspecified=False)
             raise invalid_field(f"{field}[{index}]", "must be UPDATED, LEFT, DELETED or EXPIRED")
     return frozenset(map(Change, kinds))
+
+
+def ttl_ms(length: Duration, limits: Limits) -> int:
+    """How long an agent may go without a contact, in whole milliseconds; 0: for ever."""
+    if not (0 <= length.nanos < 1_000_000_000 and length.seconds >= 0):
+        raise invalid_field("ttl", "must not be negative, with nanos from 0 to 999,999,999")
+    if not length.seconds and length.nanos:
+        raise invalid_field("ttl", f"must be 0, or from {limits.min_valid_seconds} seconds on")
+    found = length.seconds * 1000 + length.nanos // 1_000_000
+    check_ttl(found, limits)
+    return found
 
 
 def max_matches(request: pb.MatchRequest | agent_pb.RegisterAgentRequest, limits: Limits) -> int:

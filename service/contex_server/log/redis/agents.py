@@ -2,6 +2,7 @@
 
 agents           hash: agent id -> registration
 cursors          hash: agent id -> acknowledged sequence
+contacts, ttls, leases  when agents were in contact and expire, see functions/agents.lua
 journals         set: the agents that have a journal
 journal:<agent>  stream: its journal, see functions/agents.lua
 sent:<agent>     hash: what it was sent last of each key
@@ -23,19 +24,24 @@ from contex_server.log.agents import (
     AgentStore,
     AgentWrite,
     AgentWritten,
+    Contact,
     JournalStore,
+    RestoredAgent,
     Sending,
     Sent,
 )
 from contex_server.log.audit import Note
+from contex_server.log.expiry import Due
 from contex_server.log.redis.audit import as_note
-from contex_server.log.redis.client import Facet, pairs
-from contex_server.log.redis.connections import Command
+from contex_server.log.redis.client import Facet, fcall, pairs
+from contex_server.log.redis.expiry import due_projects
 from contex_server.log.redis.key_names import COUNTED, agent_kinds, parse_sequence
 
 _MESSAGES = 128
 _EVENTS = 512
 """Messages, and events in them, that are noted in one call: some 3 ms of the store's time."""
+_RESTORED = 500
+"""Registrations that are restored in one call."""
 
 
 class RedisAgents(Facet, AgentStore):
@@ -43,7 +49,7 @@ class RedisAgents(Facet, AgentStore):
         project = write.project
         reply = await self._client.call(
             project,
-            "contex1_agent",
+            "contex2_agent",
             (*COUNTED, *agent_kinds(write.agent_id)),
             write.agent_id,
             write.expected,
@@ -55,33 +61,39 @@ class RedisAgents(Facet, AgentStore):
             self._settings.audit_retention_ms,
             self._settings.delivery_retention_ms,
             self._settings.journal_entries,
+            write.ttl_ms,
         )
         if reply is None:
             return None
-        sequence = parse_sequence(reply[0])
-        return AgentWritten(sequence, parse_sequence(reply[1]) if reply[1] else sequence)
+        sequence, cursor, *contact_ms = reply
+        sequence = parse_sequence(sequence)
+        return AgentWritten(sequence, parse_sequence(cursor) if cursor else sequence, *contact_ms)
 
     async def agent(self, project: str, agent_id: str) -> AgentRecord | None:
-        record, cursor = await self._client.commands(
-            project, ("HGET", "agents", agent_id), ("HGET", "cursors", agent_id)
+        record, cursor, contact_ms = await self._client.commands(
+            project, *(("HGET", kind, agent_id) for kind in ("agents", "cursors", "contacts"))
         )
         if record is None:
             return None
-        return AgentRecord(agent_id, record, parse_sequence(cursor))
+        return AgentRecord(agent_id, record, parse_sequence(cursor), int(contact_ms or 0))
 
     async def agents(self, project: str, after: str, count: int) -> list[AgentRecord]:
         ids = await self._client.command(project, "HKEYS", "agents")
         page = sorted(i for i in ids if i > after.encode())[:count]
+        return list((await self.some_agents(project, [i.decode() for i in page])).values())
+
+    async def some_agents(self, project: str, agent_ids: Iterable[str]) -> dict[str, AgentRecord]:
+        page = list(agent_ids)
         if not page:
-            return []
-        records, cursors = await self._client.commands(
-            project, ("HMGET", "agents", *page), ("HMGET", "cursors", *page)
+            return {}
+        found = await self._client.commands(
+            project, *(("HMGET", kind, *page) for kind in ("agents", "cursors", "contacts"))
         )
-        return [
-            AgentRecord(agent_id.decode(), record, parse_sequence(cursor))
-            for agent_id, record, cursor in zip(page, records, cursors, strict=True)
+        return {
+            agent_id: AgentRecord(agent_id, record, parse_sequence(cursor), int(contact_ms or 0))
+            for agent_id, record, cursor, contact_ms in zip(page, *found, strict=True)
             if record is not None
-        ]
+        }
 
     async def acknowledge(
         self,
@@ -104,15 +116,58 @@ class RedisAgents(Facet, AgentStore):
         )
         return None if reply is None else parse_sequence(reply)
 
-    async def restore_agents(
-        self, project: str, agents: Mapping[str, tuple[bytes, Sequence]]
-    ) -> int:
-        commands: list[Command] = []
-        for agent_id, (record, cursor) in agents.items():
-            commands.append(("HSETNX", "cursors", agent_id, str(cursor)))
-            commands.append(("HSETNX", "agents", agent_id, record))
-        replies = await self._client.commands(project, *commands)
-        return sum(replies[1::2])
+    async def contact(self, project: str, agent_ids: Iterable[str]) -> Contact:
+        kinds = ("agents", "contacts", "ttls")
+        ms, shortest, gone = await self._client.call(project, "contex1_contact", kinds, *agent_ids)
+        return Contact(ms, shortest, frozenset(agent_id.decode() for agent_id in gone))
+
+    async def expiring(self) -> Due:
+        return await due_projects(self._client, "leases")
+
+    async def may_have_expired(self, project: str, count: int) -> list[str]:
+        ((seconds, micros),) = await self._client.run(project, ("TIME",))
+        ms = int(seconds) * 1000 + int(micros) // 1000
+        command = ("ZRANGE", "leases", "-inf", ms, "BYSCORE", "LIMIT", 0, count)
+        return [agent_id.decode() for agent_id in await self._client.command(project, *command)]
+
+    async def expire_agents(
+        self,
+        project: str,
+        bodies: Mapping[str, bytes],
+        event_type: str,
+        looked_ms: int,
+        origin: Origin = SERVICE,
+    ) -> list[str]:
+        calls = [
+            fcall(
+                project,
+                "contex1_expire_agent",
+                (*COUNTED, *agent_kinds(agent_id)),
+                agent_id,
+                event_type,
+                body,
+                str(origin),
+                self._settings.audit_retention_ms,
+                self._settings.delivery_retention_ms,
+                self._settings.journal_entries,
+                looked_ms,
+            )
+            for agent_id, body in bodies.items()
+        ]
+        replies = await self._client.run(project, *calls)
+        return [agent_id for agent_id, expired in zip(bodies, replies, strict=True) if expired]
+
+    async def restore_agents(self, project: str, agents: Mapping[str, RestoredAgent]) -> int:
+        added, every = 0, iter(agents.items())
+        while some := list(islice(every, _RESTORED)):
+            arguments = [
+                argument
+                for agent_id, (record, cursor, ttl_ms) in some
+                for argument in (agent_id, record, str(cursor), ttl_ms)
+            ]
+            kinds = ("agents", "cursors")
+            added += await self._client.call(project, "contex1_restore_agents", kinds, *arguments)
+        return added
 
 
 class RedisJournals(Facet, JournalStore):

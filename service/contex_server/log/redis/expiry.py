@@ -12,7 +12,7 @@ from typing import Any
 
 from contex_server.kernel.model import SERVICE, Sequence
 from contex_server.log.expiry import Due, ExpiryStore, Revision
-from contex_server.log.redis.client import Facet
+from contex_server.log.redis.client import Client, Facet
 from contex_server.log.redis.key_names import COUNTED
 
 _ASKED = 64
@@ -24,25 +24,7 @@ _PROJECTS = 100
 
 class RedisExpiry(Facet, ExpiryStore):
     async def due(self) -> Due:
-        projects: list[str] = []
-        waits: list[int] = []
-        for buckets in self._client.buckets(_ASKED):
-            time, *firsts = await self._client.run_in(
-                buckets[0],
-                ("TIME",),
-                *(("ZRANGE", _expiring(bucket), 0, 0, "WITHSCORES") for bucket in buckets),
-            )
-            now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
-            for bucket, first in zip(buckets, firsts, strict=True):
-                if not first:
-                    continue
-                ((_, due_ms),) = first
-                waits.append(max(int(due_ms) - now_ms, 0))
-                if due_ms <= now_ms:
-                    command = ("ZRANGE", _expiring(bucket), "-inf", now_ms, "BYSCORE", "LIMIT")
-                    (names,) = await self._client.run_in(bucket, (*command, 0, _PROJECTS))
-                    projects += [name.decode() for name in names]
-        return Due(projects, min(waits, default=None))
+        return await due_projects(self._client, "expiring")
 
     async def expire(self, project: str, count: int) -> tuple[int, bool]:
         expired, more = await self._client.call(
@@ -74,5 +56,24 @@ class RedisExpiry(Facet, ExpiryStore):
         )
 
 
-def _expiring(bucket: int) -> str:
-    return f"ctx:{{{bucket}}}:expiring"
+async def due_projects(client: Client, kind: str) -> Due:
+    """The projects with something that is due, as `schedule` of the functions notes them."""
+    projects: list[str] = []
+    waits: list[int] = []
+    for buckets in client.buckets(_ASKED):
+        time, *firsts = await client.run_in(
+            buckets[0],
+            ("TIME",),
+            *(("ZRANGE", f"ctx:{{{bucket}}}:{kind}", 0, 0, "WITHSCORES") for bucket in buckets),
+        )
+        now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+        for bucket, first in zip(buckets, firsts, strict=True):
+            if not first:
+                continue
+            ((_, due_ms),) = first
+            waits.append(max(int(due_ms) - now_ms, 0))
+            if due_ms <= now_ms:
+                due = ("ZRANGE", f"ctx:{{{bucket}}}:{kind}", "-inf", now_ms, "BYSCORE")
+                (names,) = await client.run_in(bucket, (*due, "LIMIT", 0, _PROJECTS))
+                projects += [name.decode() for name in names]
+    return Due(projects, min(waits, default=None))

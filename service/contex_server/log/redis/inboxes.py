@@ -6,19 +6,23 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from itertools import chain, count, islice
 from typing import Any
 
-from contex_server.kernel.model import Range, Sequence
+from contex_server.kernel.model import BEGINNING, Range, Sequence
 from contex_server.log.inboxes import (
+    SHARDS,
+    Backlog,
     InboxEnd,
     InboxEntry,
+    InboxPosition,
     InboxSize,
     InboxStore,
     Shard,
     ShardDecisions,
     Standing,
     Trimmed,
+    Unread,
     shard_of,
 )
-from contex_server.log.redis.client import Facet, pairs, range_command
+from contex_server.log.redis.client import Facet, fcall, pairs, range_command
 from contex_server.log.redis.connections import Command
 from contex_server.log.redis.key_names import key, parse_sequence, projects_key
 
@@ -26,6 +30,8 @@ _BUCKETS = 64
 _ENTRIES = 2_000
 """Entries of inboxes that are filled in one call: some 4 ms of the store's time."""
 _SCANNED = 500
+_COUNTED = 20
+"""Inboxes whose entries are counted in one call: some 1 ms of the store's time."""
 _MEMBERS = "ctx:{0}:deciders"
 _entry = _sequence = tuple.__new__
 
@@ -227,6 +233,63 @@ class RedisInboxes(Facet, InboxStore):
         counts = trimmed.summed_up, trimmed.dropped
         return await self._client.attempt(
             project, "contex1_trim_inbox", kinds, *held, agent_id, str(trimmed.upto), *counts
+        )
+
+    async def positions(self, project: str, agent_ids: Iterable[str]) -> dict[str, InboxPosition]:
+        ids = list(agent_ids)
+        if not ids:
+            return {}
+        deciding, own, trimmed, records, places = await self._client.commands(
+            project,
+            ("HMGET", "deciding", *(f"s{shard}" for shard in range(SHARDS))),
+            ("HMGET", "deciding", *(f"a{agent_id}" for agent_id in ids)),
+            ("HMGET", "deciding", *(f"t{agent_id}" for agent_id in ids)),
+            ("HMGET", "decided", *ids),
+            ("HMGET", "places", *ids),
+        )
+        shards = [parse_sequence(held.split()[1]) if held else BEGINNING for held in deciding]
+        several = zip(ids, own, trimmed, records, places, strict=True)
+        return {
+            agent_id: InboxPosition(
+                record or b"",
+                parse_sequence(position) if position else shards[shard_of(agent_id)],
+                bool(position),
+                parse_sequence(place) if place else None,
+                _trimmed(upto).upto,
+            )
+            for agent_id, position, upto, record, place in several
+        }
+
+    async def backlog(
+        self,
+        project: str,
+        positions: Iterable[Sequence],
+        places: Mapping[str, Sequence],
+        most: int,
+    ) -> Backlog:
+        asked = list(dict.fromkeys(positions))
+        every = iter(places.items())
+        calls = [fcall(project, "contex1_undecided", ("events",), *map(str, asked))]
+        while some := list(islice(every, _COUNTED)):
+            kinds = [f"{part}:{agent_id}" for agent_id, _ in some for part in ("base", "inbox")]
+            after = [f"{place.ms}-{place.n}" for _, place in some]
+            calls.append(fcall(project, "contex1_unread", kinds, most, *after))
+        (now_ms, *firsts), *told = await self._client.run(
+            project, *(("FCALL_RO", *rest) for _, *rest in calls)
+        )
+        counted = [pair for reply in told for pair in zip(*[iter(reply)] * 2, strict=True)]
+        return Backlog(
+            int(now_ms),
+            {
+                position: parse_sequence(first) if first else None
+                for position, first in zip(asked, firsts, strict=True)
+            },
+            {
+                agent_id: Unread(
+                    parse_sequence(first) if first else None, min(count, most), count > most
+                )
+                for agent_id, (first, count) in zip(places, counted, strict=True)
+            },
         )
 
     async def place(self, project: str, agent_id: str) -> Sequence | None:

@@ -52,6 +52,7 @@ _KINDS = (
     *("events", "stats", "activity-open", "retention", "pace", "trouble"),
     *("state", "snapshots", "snapshot-data", "descriptions", "requests:0", "requests:1"),
     *("matching", "agents", "cursors", "journals", "presence", "subjects", "expiring"),
+    *("contacts", "ttls", "leases"),
     *("archive", "segments", "task:archive"),
     *("deciding", "decided", "decisions", "places"),
     *(f"holders:{shard}" for shard in range(SHARDS)),

@@ -32,6 +32,9 @@ _KINDS = (
     "retention",
     "subjects",
     "expiring",
+    "contacts",
+    "ttls",
+    "leases",
 )
 
 

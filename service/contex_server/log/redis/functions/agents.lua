@@ -25,6 +25,48 @@ local COUNTER, NEEDS, HIGHEST = '\1', '\2', '\3'
 local CHECKPOINT_ENTRIES = 256
 local STREAMS_KEPT = 10
 
+-- When agents were last in contact, and when they expire:
+--   contacts  hash: agent -> unix ms of the last contact
+--   ttls      hash: agent -> how long it may go without one, in ms; of agents that expire
+--   leases    sorted set: the same agents, by when it is to be looked whether they have expired. A
+--             contact does not touch it: who looks too early puts the agent off
+-- and `ctx:{b}:leases`, a sorted set: the projects of a bucket that have such, by the first time.
+
+-- Open streams are renewed so often at least. A ttl that is shorter than the one before holds from
+-- then on: until then, who keeps the streams may not know of it.
+local RENEWED_MS = 5000
+-- After servers or the store were away, agents have so long to come back, or their ttl if that is less.
+local RETURN_MS = 30000
+
+local function contacted(own, id)
+  local ms = now_ms()
+  redis.call('HSET', own .. 'contacts', id, whole(ms))
+  return ms
+end
+
+local function put_lease(own, id, ttl_ms, due_ms)
+  redis.call('HSET', own .. 'ttls', id, whole(ttl_ms))
+  redis.call('ZADD', own .. 'leases', whole(due_ms), id)
+end
+
+local function drop_lease(own, id)
+  if redis.call('HDEL', own .. 'ttls', id) == 1 then
+    redis.call('ZREM', own .. 'leases', id)
+    schedule(own .. 'leases', 'leases')
+  end
+end
+
+-- Lets the ttls of all agents begin anew, as those of a project that was imported.
+local function renew_leases(own)
+  local ttls, ms = redis.call('HGETALL', own .. 'ttls'), now_ms()
+  local leases = {}
+  for i = 1, #ttls, 2 do
+    leases[i], leases[i + 1] = whole(ms + tonumber(ttls[i + 1])), ttls[i]
+  end
+  chunked('ZADD', own .. 'leases', leases)
+  schedule(own .. 'leases', 'leases')
+end
+
 local function agent_keys(keys, from)
   return {
     journal = keys[from], sent = keys[from + 1], streams = keys[from + 2],
@@ -293,6 +335,8 @@ local function agent(keys, args)
     redis.call('XADD', a.journal, '*', 'r', line .. '\t' .. args[7])
     redis.call('DEL', a.sent)
     redis.call('HDEL', own .. 'places', id)
+    redis.call('HDEL', own .. 'contacts', id)
+    drop_lease(own, id)
     if limits.retention_ms > 0 then
       redis.call('PEXPIRE', own .. 'inbox:' .. id, limits.retention_ms)
       redis.call('PEXPIRE', own .. 'base:' .. id, limits.retention_ms)
@@ -312,7 +356,97 @@ local function agent(keys, args)
   redis.call('XADD', a.journal, '*', 'r', line .. cursor .. '\t' .. args[7], 'record', new)
   redis.call('PERSIST', a.journal)
   redis.call('PERSIST', a.streams)
+  contacted(own, id)
+  drop_lease(own, id)
   return { sequence, cursor }
+end
+
+-- The same with a ttl. Servers that call the function above know of none, and leave the agent without.
+--
+-- ARGV  as above, then how long the agent may go without a contact in ms, or 0
+-- Returns {sequence, cursor, unix ms of the contact}, or nil
+local function agent_with_ttl(keys, args)
+  local id, ttl_ms, own = args[1], tonumber(args[11]), string.sub(keys[1], 1, -7)
+  local before = tonumber(redis.call('HGET', own .. 'ttls', id) or 0)
+  local written = agent(keys, args)
+  if not written or args[3] == '' then return written end
+  local ms = tonumber(redis.call('HGET', own .. 'contacts', id))
+  if ttl_ms > 0 then
+    local is_new = args[2] == ''
+    local shorter = not is_new and (before == 0 or ttl_ms < before)
+    put_lease(own, id, ttl_ms, ms + (shorter and math.max(ttl_ms, RENEWED_MS) or ttl_ms))
+    schedule(own .. 'leases', 'leases')
+  end
+  return { written[1], written[2], ms }
+end
+
+-- Notes that agents are in contact.
+--
+-- KEYS  agents, contacts, ttls
+-- ARGV  the agents
+-- Returns the time in unix ms, the shortest ttl of these agents in ms or 0, and those of them that are
+-- not registered.
+local function contact(keys, args)
+  local own, shortest, gone = string.sub(keys[1], 1, -7), 0, {}
+  local ms = now_ms()
+  for _, id in ipairs(args) do
+    if redis.call('HEXISTS', keys[1], id) == 0 then
+      gone[#gone + 1] = id
+    else
+      contacted(own, id)
+      local ttl_ms = tonumber(redis.call('HGET', keys[3], id) or 0)
+      if ttl_ms > 0 and (shortest == 0 or ttl_ms < shortest) then shortest = ttl_ms end
+    end
+  end
+  return { ms, shortest, gone }
+end
+
+-- Unregisters an agent that has expired. One that was in contact since is put off.
+--
+-- KEYS  as of `agent`
+-- ARGV  agent id, event type, event body, origin, retention of audit records in ms, retention of the
+--       journal in ms, entries kept, for how many ms it has been looked for such without interruption
+-- Returns 1, or 0 if the agent has not expired.
+local function expire_agent(keys, args)
+  local id, own = args[1], string.sub(keys[1], 1, -7)
+  local leases, ms = own .. 'leases', now_ms()
+  local ttl_ms = tonumber(redis.call('HGET', own .. 'ttls', id) or 0)
+  local due_ms = tonumber(redis.call('ZSCORE', leases, id) or 0)
+  local held = redis.call('HGET', own .. 'agents', id)
+  if not held or ttl_ms == 0 then
+    redis.call('ZREM', leases, id)
+    schedule(leases, 'leases')
+    return 0
+  end
+  if due_ms > ms then return 0 end
+  local last_ms = tonumber(redis.call('HGET', own .. 'contacts', id) or 0)
+  if last_ms + ttl_ms > ms then
+    redis.call('ZADD', leases, whole(last_ms + ttl_ms), id)
+    schedule(leases, 'leases')
+    return 0
+  end
+  if tonumber(args[8]) < math.min(ttl_ms, RETURN_MS) then return 0 end
+  agent(keys, { id, held, '', '', args[2], args[3], args[4], args[5], args[6], args[7] })
+  return 1
+end
+
+-- Stores registrations and cursors of agents that are not registered yet; their ttls begin now.
+--
+-- KEYS  agents, cursors
+-- ARGV  for each: agent id, record, cursor, ttl in ms or 0
+-- Returns how many were added.
+local function restore_agents(keys, args)
+  local own, added, ms = string.sub(keys[1], 1, -7), 0, now_ms()
+  for i = 1, #args, 4 do
+    local id, ttl_ms = args[i], tonumber(args[i + 3])
+    if redis.call('HSETNX', keys[1], id, args[i + 1]) == 1 then
+      added = added + 1
+      redis.call('HSETNX', keys[2], id, args[i + 2])
+      if ttl_ms > 0 then put_lease(own, id, ttl_ms, ms + ttl_ms) end
+    end
+  end
+  schedule(own .. 'leases', 'leases')
+  return added
 end
 
 -- Moves an agent's cursor forward.
@@ -330,6 +464,7 @@ local function acknowledge(keys, args)
     stands = wanted
     redis.call('HSET', a.cursors, id, wanted)
   end
+  contacted(string.sub(a.agents, 1, -7), id)
   redis.call('XADD', a.journal, '*', 'a', wanted .. ' ' .. stands .. '\t' .. args[5])
   return stands
 end
@@ -382,6 +517,10 @@ local function sending(keys, args)
 end
 
 redis.register_function('contex1_agent', agent)
+redis.register_function('contex2_agent', agent_with_ttl)
+redis.register_function('contex1_contact', contact)
+redis.register_function('contex1_expire_agent', expire_agent)
+redis.register_function('contex1_restore_agents', restore_agents)
 redis.register_function('contex1_acknowledge', acknowledge)
 redis.register_function('contex2_acknowledge', acknowledge_place)
 redis.register_function('contex1_sending', sending)

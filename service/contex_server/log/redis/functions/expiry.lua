@@ -7,15 +7,17 @@ local EXPIRED = 'data_expired'
 local EXPIRED_HEAD = '\18\12' .. EXPIRED -- field 2, bytes: 2 * 8 + 2, and its length
 local TAG_DATA_KEY = '\26' -- field 3, bytes: 3 * 8 + 2
 
--- Tells the bucket when the first fact of a project expires; not of one that is out of sight.
-local function schedule(expiring)
-  local bucket, name = string.match(expiring, '^(ctx:{%d+}):p:(.*):expiring$')
+-- Tells the bucket when the first member of a project's sorted set is due, by default the first fact
+-- that expires; not of a project that is out of sight.
+local function schedule(due, kind)
+  kind = kind or 'expiring'
+  local bucket, name = string.match(due, '^(ctx:{%d+}):p:(.*):' .. kind .. '$')
   if string.find(name, '~', 1, true) then return end
-  local first = redis.call('ZRANGE', expiring, 0, 0, 'WITHSCORES')
+  local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
   if first[2] then
-    redis.call('ZADD', bucket .. ':expiring', first[2], name)
+    redis.call('ZADD', bucket .. ':' .. kind, first[2], name)
   else
-    redis.call('ZREM', bucket .. ':expiring', name)
+    redis.call('ZREM', bucket .. ':' .. kind, name)
   end
 end
 

@@ -237,6 +237,44 @@ local function inbox_end(keys, args)
   return { tail_of(keys[2]), position, own or '', trimmed or '' }
 end
 
+-- Tells what of some inboxes is after a place of each, what is left of their trimmed parts included.
+--
+-- KEYS  for each inbox: base, inbox
+-- ARGV  how many entries are counted at most, then for each inbox the place
+-- Returns for each the id of the first entry or '', and how many there are: one more than is counted
+-- at most where there are more.
+local function unread(keys, args)
+  local told = {}
+  local most = tonumber(args[1]) + 1
+  for i = 2, #args do
+    local first, count = '', 0
+    for j = 2 * i - 3, 2 * i - 2 do
+      if count < most then
+        local rows = redis.call('XRANGE', keys[j], '(' .. args[i], '+', 'COUNT', whole(most - count))
+        if rows[1] and first == '' then first = rows[1][1] end
+        count = count + #rows
+      end
+    end
+    told[#told + 1] = first
+    told[#told + 1] = count
+  end
+  return told
+end
+
+-- Tells which event is the first after some positions of a log.
+--
+-- KEYS  events
+-- ARGV  the positions
+-- Returns the time in unix ms, then for each position the sequence or ''.
+local function undecided(keys, args)
+  local told = { whole(now_ms()) }
+  for _, position in ipairs(args) do
+    local rows = redis.call('XRANGE', keys[1], '(' .. position, '+', 'COUNT', 1)
+    told[#told + 1] = rows[1] and rows[1][1] or ''
+  end
+  return told
+end
+
 -- Numbers that were not given out before.
 --
 -- KEYS  deciding
@@ -267,5 +305,7 @@ redis.register_function('contex1_decide', decide)
 redis.register_function('contex1_fill_base', fill_base)
 redis.register_function('contex1_trim_inbox', trim_inbox)
 redis.register_function{ function_name = 'contex1_inbox_end', callback = inbox_end, flags = { 'no-writes' } }
+redis.register_function{ function_name = 'contex1_unread', callback = unread, flags = { 'no-writes' } }
+redis.register_function{ function_name = 'contex1_undecided', callback = undecided, flags = { 'no-writes' } }
 redis.register_function('contex1_numbers', numbers)
 redis.register_function('contex1_join', join)

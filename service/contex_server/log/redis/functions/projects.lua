@@ -211,6 +211,7 @@ local function delete_project(keys, args)
   redis.call('SREM', bucket .. ':projects', name)
   redis.call('SADD', bucket .. ':projects', gone)
   redis.call('ZREM', bucket .. ':expiring', name)
+  redis.call('ZREM', bucket .. ':leases', name)
 
   redis.call('XADD', events, 'MAXLEN', '=', 0, last, 'e', '')
   redis.call('XSETID', events, last, 'ENTRIESADDED', 0, 'MAXDELETEDID', last)

@@ -101,6 +101,7 @@ local function commit_import(keys, args)
   redis.call('SADD', bucket .. ':projects', name)
   redis.call('DEL', staged .. 'import')
   schedule(target .. 'expiring')
+  renew_leases(target)
   -- The project has the sequences that it is imported with, also those before its deletion.
   redis.call('HDEL', target .. 'deletions', 'last')
   record(keys[3], now(), tonumber(args[2]), 'x', args[1])
