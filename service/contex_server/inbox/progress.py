@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from contex_server.inbox.subscriber import head_of
-from contex_server.kernel.inbox_ids import event_of, kept_place, last_place
+from contex_server.kernel.inbox_ids import event_of, inbox_id, kept_place, last_place
 from contex_server.kernel.model import Sequence
 from contex_server.log.inboxes import Backlog, InboxPosition, InboxStore
 from contex_server.match.agent_codec import AgentDamaged
@@ -47,8 +47,8 @@ class AgentProgress:
 
     Attributes:
         decided: None: nothing is decided yet.
-        first: The place of the first entry of the inbox that is not acknowledged; None: there is
-            none.
+        first: The place of the first entry of the inbox that is not acknowledged, or may have been
+            before it was trimmed; None: there is none.
     """
 
     decided: Sequence | None
@@ -102,9 +102,11 @@ def _progress(
     position = positions[agent.agent_id]
     state = _state(agent, position)
     unread = backlog.unread[agent.agent_id]
-    first = unread.first
-    if first is None and kept_place(agent.acknowledged, position.place) < position.trimmed:
-        first = position.trimmed  # It is still to be told that something is left out.
+    oldest = first = unread.first
+    if kept_place(agent.acknowledged, position.place) < position.trimmed:
+        # What was let go of without a trace may have come right after what was acknowledged.
+        after = inbox_id(agent.acknowledged.next())
+        oldest, first = first or position.trimmed, min(first or after, after)
     undecided = backlog.undecided[_undecided_after(agent, position)]
     begun = state is not DecidingState.NOT_BEGUN
     return AgentProgress(
@@ -114,7 +116,7 @@ def _progress(
         agent.acknowledged,
         unread.counted if begun else 0,  # Until then, the inbox may be an earlier agent's.
         begun and unread.more,
-        _age_ms(first and event_of(first), backlog.now_ms) if begun else 0,
+        _age_ms(oldest and event_of(oldest), backlog.now_ms) if begun else 0,
         first if begun else None,
     )
 

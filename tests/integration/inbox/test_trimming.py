@@ -15,7 +15,6 @@ from tests.integration.logs import archive
 from tests.integration.support import (
     AcknowledgeRequest,
     Api,
-    GetAgentRequest,
     P,
     RegisterAgentRequest,
     Stream,
@@ -123,8 +122,6 @@ async def test_too_large_an_inbox_is_summed_up(start: Start) -> None:
     await api.publish(event("k/1", b"", tombstone=True))
     del truth["k/1"]
     stream = await trimmed(api)
-    agent = (await api.agents.GetAgent(GetAgentRequest(project=P, agent_id="a"))).agent
-    assert 97 <= agent.progress.unacknowledged_count == len(stream.matched) < 1_000
     resync = stream.messages[0].resync
     assert resync.superseded_count > 1_000
     assert resync.superseded_count + len(stream.matched) == 3_001
