@@ -12,8 +12,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from contex_server.agents.context import AgentContext, KnownDatum
 from contex_server.agents.journal import Stream
 from contex_server.agents.journal_reader import RecordedDelivery
-from contex_server.agents.staleness import Staleness
 from contex_server.agents.registry import Registered
+from contex_server.agents.staleness import Staleness
 from contex_server.api.match import messages as match_messages
 from contex_server.api.match.messages import BatchRoom
 from contex_server.api.shared import wire
