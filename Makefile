@@ -1,7 +1,7 @@
 # Every verb works from a bare clone with git, make, python3 >= 3.11 and the package
 # registries: uv is installed into .tools/, everything else into .venv from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all fault-suite budgets lint generate bench bench-compare bench-time bench-archive bench-matching fit-matching tune-matching clean
+.PHONY: help demo serve test test-all fault-suite budgets lint generate bench bench-compare bench-time bench-agents bench-archive bench-matching fit-matching tune-matching clean
 
 UV  := .tools/bin/uv
 RUN := $(UV) run --frozen --no-sync
@@ -65,6 +65,9 @@ bench: $(STAMP) ## measure against raw store and bare gRPC; writes benchmarks/re
 
 bench-time: $(STAMP) ## measure state, history and activity of the past, and what recording costs
 	$(RUN) python -m benchmarks --only time
+
+bench-agents: $(STAMP) ## measure what agents get: listening, catching up, deciding, taking over
+	$(RUN) python -m benchmarks --only listening inboxes deciders
 
 bench-archive: $(STAMP) ## measure a log longer than memory: the archive, files, what archiving costs
 	$(RUN) python -m benchmarks --only archive

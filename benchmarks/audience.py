@@ -11,7 +11,7 @@ from contex.v1 import event_pb2, event_service_pb2
 from benchmarks.http2 import Connection
 from benchmarks.load import SUBSCRIBE
 
-# First byte of a SubscribeResponse: which message it is.
+# First byte of a SubscribeResponse or a ListenResponse: which message it is.
 EVENTS, CAUGHT_UP, FELL_BEHIND = 0x0A, 0x12, 0x1A
 
 OnMessage = Callable[[int, bytes], None]
@@ -28,7 +28,7 @@ def from_end(project: str) -> bytes:
 async def audience(
     connections: Sequence[Connection],
     count: int,
-    request: bytes,
+    request: bytes | Callable[[int], bytes],
     on_message: OnMessage,
     *,
     method: str = SUBSCRIBE,
@@ -40,7 +40,7 @@ async def audience(
     Args:
         connections: They are spread over these.
         count: How many.
-        request: What each subscribes to.
+        request: What each subscribes to, the same for all or by its number.
         on_message: Called with the subscriber's number and each message.
         method: Which subscription.
 
@@ -65,7 +65,8 @@ async def audience(
         return receive
 
     for index in range(count):
-        connections[index % len(connections)].subscribe(method, request, receiver(index))
+        asked = request if isinstance(request, bytes) else request(index)
+        connections[index % len(connections)].subscribe(method, asked, receiver(index))
     async with asyncio.TaskGroup() as group:
         watching = [group.create_task(_watch(connection)) for connection in connections]
         await everybody.wait()

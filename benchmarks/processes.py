@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis.connections import Connections, connect
 
 _START_S = 60.0
@@ -55,6 +56,15 @@ class Measured:
     def cpu(self) -> CpuSeconds:
         """Processor time so far."""
         return CpuSeconds(_cpu(self._server), _cpu(self._store) if self._store else 0.0)
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._server.pid
+
+    def kill(self) -> None:
+        """Ends the server with SIGKILL."""
+        self._server.kill()
 
     def memory_bytes(self) -> int:
         """Resident memory of the server, without its store.
@@ -116,6 +126,19 @@ async def contex_server(
         async with _process(command, settings, checkout) as (process, port, log):
             yield ContexServer(process, port, log, data_dir)
     finally:
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+@asynccontextmanager
+async def shared_store(parent_dir: Path) -> AsyncIterator[str]:
+    """A store that several servers share, and that outlives each; yields its URL."""
+    data_dir = Path(tempfile.mkdtemp(prefix="contex-bench-", dir=parent_dir))
+    store = EmbeddedValkey(data_dir)
+    try:
+        await store.start()
+        yield store.url
+    finally:
+        await store.stop()
         shutil.rmtree(data_dir, ignore_errors=True)
 
 

@@ -65,6 +65,12 @@ class RawStore:
             sizes[kind] += self.command("MEMORY", "USAGE", name, "SAMPLES", 0)
         return dict(sizes)
 
+    def entries(self, project: str, kind: str) -> int:
+        """How many entries a project's streams have whose kinds begin so."""
+        start = key(project, kind).encode()
+        names = (name for name in self._keys(project) if name.startswith(start))
+        return sum(self.command("XLEN", name) for name in names)
+
     def _keys(self, project: str) -> list[bytes]:
         found: list[bytes] = self.command("KEYS", key(project, "*"))
         return found

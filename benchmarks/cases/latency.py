@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import grpc
 import numpy as np
 from contex.v1 import event_service_pb2
 from numpy.typing import NDArray
@@ -35,7 +37,7 @@ _BASE = 10 ** (_DIGITS - 1)
 
 
 @dataclass(frozen=True, slots=True)
-class _Latencies:
+class Latencies:
     """Milliseconds, one a delivery.
 
     Attributes:
@@ -52,29 +54,29 @@ class _Latencies:
 async def run(bench: Bench) -> list[Figure]:
     """Percentiles over all deliveries of a run."""
     events = bench.size(1_500, 300)
-    ours: list[_Latencies] = []
-    bare_ones: list[_Latencies] = []
+    ours: list[Latencies] = []
+    bare_ones: list[Latencies] = []
     async with bench.server("latency") as server, bare_server(40) as bare:
         for number in range(bench.runs):
-            bare_ones.append(await _measure(bare, BARE_SUBSCRIBE, POST, "bare", events))
-            ours.append(await _measure(server, SUBSCRIBE, PUBLISH, f"latency-{number}", events))
-            bench.say(f"bare {_text(bare_ones[-1])}; Contex {_text(ours[-1])}")
+            bare_ones.append(await measure(bare, BARE_SUBSCRIBE, POST, "bare", events))
+            ours.append(await measure(server, SUBSCRIBE, PUBLISH, f"latency-{number}", events))
+            bench.say(f"bare {text(bare_ones[-1])}; Contex {text(ours[-1])}")
     ceiling = "bare grpc.aio server, no store"
     details = {
         "events": events,
         "subscribers": SUBSCRIBERS,
-        "publish_ack_p50_ms": [_percentile(r.acknowledged, 50) for r in ours],
-        "publish_ack_p99_ms": [_percentile(r.acknowledged, 99) for r in ours],
-        "since_call_p50_ms": [_percentile(r.called, 50) for r in ours],
-        "since_call_p99_ms": [_percentile(r.called, 99) for r in ours],
+        "publish_ack_p50_ms": [percentile(r.acknowledged, 50) for r in ours],
+        "publish_ack_p99_ms": [percentile(r.acknowledged, 99) for r in ours],
+        "since_call_p50_ms": [percentile(r.called, 50) for r in ours],
+        "since_call_p99_ms": [percentile(r.called, 99) for r in ours],
         "max_ms": [float(r.due.max()) for r in ours],
     }
     return [
         Figure(
             f"publish → delivery, 100 events/s to 100 subscribers, p{percent}",
             "ms",
-            [_percentile(r.due, percent) for r in ours],
-            [_percentile(r.due, percent) for r in bare_ones],
+            [percentile(r.due, percent) for r in ours],
+            [percentile(r.due, percent) for r in bare_ones],
             ceiling,
             Target("most", bound),
             details,
@@ -83,9 +85,26 @@ async def run(bench: Bench) -> list[Figure]:
     ]
 
 
-async def _measure(
-    server: Measured, subscribe: str, publish: str, project: str, events: int
-) -> _Latencies:
+async def measure(
+    server: Measured,
+    subscribe: str,
+    publish: str,
+    project: str,
+    events: int,
+    asked: Callable[[int], bytes] | None = None,
+    before: Callable[[grpc.aio.Channel], Awaitable[None]] | None = None,
+) -> Latencies:
+    """Publishes at a pace, and times what reaches every subscriber.
+
+    Args:
+        server: Contex, or the bare server.
+        subscribe: The method that subscribers call.
+        publish: The method that the publisher calls.
+        project: A fresh one.
+        events: How many are published.
+        asked: What a subscriber asks for, by its number; by default all that is new.
+        before: Awaited before anybody subscribes.
+    """
     due = np.zeros(events)
     called = np.zeros(events)
     acknowledged = np.zeros(events)
@@ -96,7 +115,7 @@ async def _measure(
     def on_message(index: int, raw: bytes) -> None:
         nonlocal missing
         now = time.perf_counter()
-        if subscribe == SUBSCRIBE and raw[0] != EVENTS:
+        if subscribe != BARE_SUBSCRIBE and raw[0] != EVENTS:
             return
         at = raw.find(_MARK)
         while at >= 0:
@@ -122,22 +141,25 @@ async def _measure(
             await call(raw)
             acknowledged[number] = time.perf_counter() - called[number]
 
-        async with audience(opened, SUBSCRIBERS, from_end(project), on_message, method=subscribe):
+        if before is not None:
+            await before(publisher)
+        request_of = asked or from_end(project)
+        async with audience(opened, SUBSCRIBERS, request_of, on_message, method=subscribe):
             await _ticks(call, project, range(events + 5, events + 55))
             start = time.perf_counter() + 0.1
             async with asyncio.TaskGroup() as group:
                 for number in range(events):
                     due[number] = start + number * INTERVAL_S
-                    await _until(due[number])
+                    await until(due[number])
                     group.create_task(tick(number))
             async with asyncio.timeout(10):
                 await complete.wait()
-    return _Latencies(
+    return Latencies(
         ((delivered - due) * 1e3).ravel(), ((delivered - called) * 1e3).ravel(), acknowledged * 1e3
     )
 
 
-async def _until(moment: float) -> None:
+async def until(moment: float) -> None:
     """Waits without the millisecond by which the event loop's timers are late."""
     await asyncio.sleep(max(0.0, moment - time.perf_counter() - 0.0015))
     while time.perf_counter() < moment:  # noqa: ASYNC110 - nothing tells when it is time
@@ -158,9 +180,11 @@ def _tick(project: str, number: int) -> bytes:
     return with_request_id(request(project, [event]))
 
 
-def _percentile(values: NDArray[np.float64], percent: float) -> float:
+def percentile(values: NDArray[np.float64], percent: float) -> float:
+    """A percentile, as a number."""
     return float(np.percentile(values, percent))
 
 
-def _text(found: _Latencies) -> str:
-    return f"p50 {_percentile(found.due, 50):.1f} ms, p99 {_percentile(found.due, 99):.1f} ms"
+def text(found: Latencies) -> str:
+    """For people who wait."""
+    return f"p50 {percentile(found.due, 50):.1f} ms, p99 {percentile(found.due, 99):.1f} ms"

@@ -24,7 +24,7 @@ async def run(bench: Bench) -> list[Figure]:
     events = bench.size(200_000, 20_000) // BATCH * BATCH
     raw_rates, received, parsed, cpu = [], [], [], []
     async with bench.server("replay") as server, channels(server.target) as (channel,):
-        batch = request(PROJECT, [_event(k) for k in range(KEYS)])
+        batch = request(PROJECT, [service_event(k) for k in range(KEYS)])
         seconds = await publish_stream(channel, [batch] * (events // BATCH))
         bench.say(f"{events:,} events appended in {seconds:.1f} s")
         with raw_store(server.store_socket) as store:
@@ -62,7 +62,7 @@ async def run(bench: Bench) -> list[Figure]:
     ]
 
 
-def _event(index: int) -> event_service_pb2.NewEvent:
+def service_event(index: int) -> event_service_pb2.NewEvent:
     """An event of about 300 bytes as it lies in the log."""
     return event_service_pb2.NewEvent(
         data_key=f"service_{index}",
