@@ -23,7 +23,7 @@ from benchmarks.figures import Figure, Target
 from benchmarks.http2 import connections
 from benchmarks.load import PUBLISH, channels, unary
 from benchmarks.messages import EXAMPLE, request, with_request_id
-from benchmarks.processes import Measured, bare_server
+from benchmarks.processes import CpuSeconds, Measured, bare_server
 
 _NEEDS = [words("price of a share, API endpoint")]
 _CONNECTIONS = 16
@@ -61,7 +61,11 @@ async def _paced(bench: Bench, server: Measured, bare: Measured) -> list[Figure]
             [latency.percentile(found.due, percent) for found in plain],
             _CEILING,
             Target("times", 3),
-            {"publish_ack_ms": [latency.percentile(o.acknowledged, percent) for o in ours]},
+            {
+                "publish_ack_ms": [latency.percentile(o.acknowledged, percent) for o in ours],
+                "server_and_store_us_per_delivery": [found.cpu_us for found in ours],
+                "bare_us_per_delivery": [found.cpu_us[0] for found in plain],
+            },
         )
         for percent in (50, 99)
     ]
@@ -69,24 +73,27 @@ async def _paced(bench: Bench, server: Measured, bare: Measured) -> list[Figure]
 
 async def _one_for_all(bench: Bench, server: Measured, bare: Measured) -> list[Figure]:
     agents, events = bench.size(1_000, 100), bench.size(20, 3)
-    ours, plain = list[float](), list[float]()
+    ours, plain, cpu = list[float](), list[float](), list[tuple[float, float, float]]()
     for number in range(bench.runs):
         project = f"all-{number}"
         async with channels(server.target) as (channel,):
             await unary(channel, PUBLISH)(request(project, [EXAMPLE]))  # Embeds the text.
             await register(channel, project, named(agents, _NEEDS))
         message = request(project, [EXAMPLE])
-        seconds, size = await _reach(
+        seconds, size, used = await _reach(
             server, LISTEN, PUBLISH, _new(project), message, agents, events
         )
         ours.append(agents / seconds)
-        seconds, _ = await _reach(
+        seconds, _, bare_used = await _reach(
             bare, BARE_SUBSCRIBE, POST, lambda _: b"", bytes(size), agents, events
         )
         plain.append(agents / seconds)
+        cpu.append((used.server, used.store, bare_used.server))
         bench.say(
             f"one event reached {agents:,} agents in {agents / ours[-1] * 1e3:.0f} ms, "
-            f"{size} B each; bare {seconds * 1e3:.0f} ms"
+            f"{size} B each; bare {seconds * 1e3:.0f} ms; "
+            "us of CPU a delivery, server, store, bare: "
+            + ", ".join(f"{each * 1e6:.0f}" for each in cpu[-1])
         )
     return [
         Figure(
@@ -96,6 +103,7 @@ async def _one_for_all(bench: Bench, server: Measured, bare: Measured) -> list[F
             plain,
             "bare grpc.aio streams, messages of the same size",
             Target("ratio", 0.5),
+            {"cpu_s_per_delivery_server_store_bare": cpu},
         )
     ]
 
@@ -108,8 +116,9 @@ async def _reach(
     message: bytes,
     count: int,
     events: int,
-) -> tuple[float, int]:
-    """Seconds until all have an event, the median of several, and the bytes of a message."""
+) -> tuple[float, int, CpuSeconds]:
+    """Seconds until all have an event, the median of several, the bytes of a message, and the
+    processor time of a delivery."""
     waiting, size = 0, 0
     complete = asyncio.Event()
 
@@ -127,7 +136,7 @@ async def _reach(
         connections(server.target, _CONNECTIONS) as opened,
         audience(opened, count, asked, on_message, method=subscribe),
     ):
-        call = unary(publisher, publish)
+        call, before = unary(publisher, publish), server.cpu()
         for _ in range(_WARM_UP + events):
             waiting = count
             complete.clear()
@@ -138,7 +147,9 @@ async def _reach(
                 await complete.wait()
             took.append(time.perf_counter() - start)
             await asyncio.sleep(0.05)
-    return median(took[_WARM_UP:]), size
+        used, deliveries = server.cpu() - before, count * len(took)
+    each = CpuSeconds(used.server / deliveries, used.store / deliveries)
+    return median(took[_WARM_UP:]), size, each
 
 
 def _new(project: str) -> Callable[[int], bytes]:
