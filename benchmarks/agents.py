@@ -13,7 +13,8 @@ from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
 
 from benchmarks.audience import EVENTS, audience
 from benchmarks.http2 import connections
-from benchmarks.load import closed_loop, unary
+from benchmarks.load import PUBLISH, closed_loop, unary
+from benchmarks.messages import request
 
 _AGENT = "/contex.v1.AgentService"
 LISTEN = f"{_AGENT}/Listen"
@@ -100,6 +101,13 @@ class Marks:
             for found in _MARK.finditer(raw):
                 self._times[index].setdefault(int(found[1]), now)
             self._came.set()
+
+
+async def decided(channel: grpc.aio.Channel, target: str, project: str) -> None:
+    """Returns when all that was registered and published before is decided."""
+    async with marks(channel, target, project, ["decided"]) as marked:
+        await unary(channel, PUBLISH)(request(project, [Marks.event(1)]))
+        await marked.seen(1)
 
 
 @asynccontextmanager

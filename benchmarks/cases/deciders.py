@@ -24,7 +24,7 @@ from contex.v1 import event_service_pb2
 from contex_server.log.inboxes import SHARDS, shard_of
 from contex_server.log.redis.key_names import key
 
-from benchmarks.agents import Marks, Need, keys, marks, named, register
+from benchmarks.agents import Marks, Need, decided, keys, marks, named, register
 from benchmarks.bench import Bench
 from benchmarks.cases.latency import until
 from benchmarks.figures import Figure, Target
@@ -216,6 +216,7 @@ async def _beside(bench: Bench) -> list[Figure]:
         for kind, needs in with_needs.items():
             await publish_stream(channel, [request(kind, [example() for _ in range(BATCH)])])
             await register(channel, kind, named(agents, needs))
+            await decided(channel, server.target, kind)
         await publish(_NOBODY)
         for _ in range(bench.runs):
             for kind in with_needs:

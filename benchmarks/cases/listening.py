@@ -13,7 +13,7 @@ from statistics import median
 
 import grpc
 
-from benchmarks.agents import LISTEN, named, new_for, register, words
+from benchmarks.agents import LISTEN, decided, named, new_for, register, words
 from benchmarks.audience import EVENTS, audience
 from benchmarks.bare import POST
 from benchmarks.bare import SUBSCRIBE as BARE_SUBSCRIBE
@@ -46,6 +46,7 @@ async def _paced(bench: Bench, server: Measured, bare: Measured) -> list[Figure]
 
         async def registered(channel: grpc.aio.Channel, project: str = project) -> None:
             await register(channel, project, named(latency.SUBSCRIBERS, _NEEDS))
+            await decided(channel, server.target, project)
 
         plain.append(await latency.measure(bare, BARE_SUBSCRIBE, POST, "bare", events))
         asked = _new(project)
@@ -79,6 +80,7 @@ async def _one_for_all(bench: Bench, server: Measured, bare: Measured) -> list[F
         async with channels(server.target) as (channel,):
             await unary(channel, PUBLISH)(request(project, [EXAMPLE]))  # Embeds the text.
             await register(channel, project, named(agents, _NEEDS))
+            await decided(channel, server.target, project)
         message = request(project, [EXAMPLE])
         seconds, size, used = await _reach(
             server, LISTEN, PUBLISH, _new(project), message, agents, events
