@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError
@@ -45,6 +45,8 @@ class Delivery:
             `contex.v1.MatchedEvent`.
         instead: What is sent instead of the event, as a message of its own: an agent's registration
             from here on, or that deliveries are left out.
+        rendered: If several agents' feeds share it: the messages that have nothing else, by format
+            and position. None if they don't.
     """
 
     sequence: Sequence
@@ -54,18 +56,24 @@ class Delivery:
     change: Change | None = None
     told: bytes = b""
     instead: Agent | Resync | None = None
+    rendered: dict[Any, Any] | None = None
     _size: int = field(default=0, init=False)
+    _position: Sequence | None = field(default=None, init=False)
 
     @property
     def position(self) -> Sequence:
-        """Where a reader stands once it has this."""
-        if isinstance(self.instead, Resync):
-            return self.sequence
-        if self.change is None:
-            return event_codec.proven(self.entry)
-        if entry_of(self.sequence):
-            return self.sequence  # The entry's event is another one than that which brought it.
-        return Proven.of(self.sequence, event_codec.proof(self.entry))
+        """Where a reader stands once it has this; made once."""
+        if self._position is None:
+            if isinstance(self.instead, Resync):
+                self._position = self.sequence
+            elif self.change is None:
+                self._position = event_codec.proven(self.entry)
+            elif entry_of(self.sequence):
+                # The entry's event is another one than that which brought it.
+                self._position = self.sequence
+            else:
+                self._position = Proven.of(self.sequence, event_codec.proof(self.entry))
+        return self._position
 
     @property
     def size(self) -> int:

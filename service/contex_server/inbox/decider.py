@@ -137,6 +137,14 @@ class Pass:
 
 
 @dataclass(slots=True)
+class Made:
+    """A decision as inboxes keep it, and as it is delivered; None until somebody listens."""
+
+    entry: InboxEntry
+    delivery: Delivery | None = None
+
+
+@dataclass(slots=True)
 class Draft:
     """What is decided in a span, before it is written.
 
@@ -147,6 +155,8 @@ class Draft:
         deliveries: The same for the agents that listen here.
         agents: What decides for agents from here on.
         counts: How many deliveries meet each need of an agent.
+        made: What agents with the same needs share: the entry, and the delivery once somebody
+            here listens.
     """
 
     holders: dict[int, dict[str, Holders]] = field(default_factory=dict)
@@ -155,6 +165,7 @@ class Draft:
     deliveries: defaultdict[str, list[Delivery]] = field(default_factory=lambda: defaultdict(list))
     agents: dict[str, Standing] = field(default_factory=dict)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    made: dict[tuple[Sequence, Decision], Made] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -622,16 +633,24 @@ class ProjectDecider:
     ) -> None:
         """Adds a decision to an inbox, and for the agent's streams here, if it has any."""
         place = inbox_id(at, entry)
-        body = encode(decision, at)
-        draft.entries[agent_id].append(InboxEntry(place, body))
-        draft.counts.update([(agent_id, match.need) for match in decision.matches])
+        made = draft.made.get((place, decision))
+        if made is None:
+            made = Made(InboxEntry(place, encode(decision, at)))
+            draft.made[place, decision] = made
+        draft.entries[agent_id].append(made.entry)
+        for match in decision.matches:
+            draft.counts[agent_id, match.need] += 1
         if self._inboxes.is_listening(self.project, agent_id):
-            # As it will be read again.
-            texts = self._known[agent_id].texts
-            stored = InboxEntry(place, body)
-            made = await self._reader.delivery(self.project, texts, stored, delivery.entry)
-            if made is not None:
-                draft.deliveries[agent_id].append(made)
+            if made.delivery is None:
+                # As it will be read again.
+                texts = self._known[agent_id].texts
+                made.delivery = await self._reader.delivery(
+                    self.project, texts, made.entry, delivery.entry
+                )
+            elif made.delivery.rendered is None:
+                made.delivery.rendered = {}
+            if made.delivery is not None:
+                draft.deliveries[agent_id].append(made.delivery)
 
     async def version(self, index: Index, matches: Iterable[Match], as_of: Sequence) -> int:
         """The number of what an index judges by.

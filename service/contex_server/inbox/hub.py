@@ -42,7 +42,8 @@ class Listening:
             it is the event's last place, while the feed's position, where readers stand, is that of
             the last delivery.
         ready: Whether the feed stands where its inbox ends; until then it is closed.
-        early: What was handed over before: the deliveries, what they come after, and up to where.
+        early: What was handed over before: the deliveries, what they come after, up to where, and
+            where a reader stands then.
     """
 
     agent_id: str
@@ -51,7 +52,9 @@ class Listening:
     upto: Sequence = BEGINNING
     users: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
-    early: list[tuple[SequenceOf[Delivery], Sequence, Sequence]] = field(default_factory=list)
+    early: list[tuple[SequenceOf[Delivery], Sequence, Sequence, Sequence]] = field(
+        default_factory=list
+    )
 
 
 class InboxHub:
@@ -159,9 +162,10 @@ class InboxHub:
         """Hands over what was decided for some agents between two places, and is written."""
         for listener in self._listeners:
             listener(project, agents)
+        position = _position(upto)
         for agent_id, listening in self._projects.get(project, {}).items():
             if agent_id in agents:
-                decided = deliveries.get(agent_id, ()), since, upto
+                decided = deliveries.get(agent_id, ()), since, upto, position
                 if listening.ready.is_set():
                     self._extend(project, listening, *decided)
                 else:
@@ -174,6 +178,7 @@ class InboxHub:
         deliveries: SequenceOf[Delivery],
         since: Sequence,
         upto: Sequence,
+        position: Sequence,
     ) -> None:
         if upto <= listening.upto:
             return
@@ -182,10 +187,7 @@ class InboxHub:
             self._due[project, listening.agent_id] = None
             self._wake.set()
             return
-        event = event_of(upto)
-        self._add(
-            listening, deliveries, upto, inbox_id(event) if upto == last_place(event) else upto
-        )
+        self._add(listening, deliveries, upto, position)
 
     def _add(
         self,
@@ -195,9 +197,13 @@ class InboxHub:
         position: Sequence,
     ) -> None:
         feed = listening.feed
-        new = [delivery for delivery in deliveries if delivery.sequence > listening.upto]
+        new = deliveries
+        if new and new[0].sequence <= listening.upto:
+            new = [delivery for delivery in deliveries if delivery.sequence > listening.upto]
         listening.upto = upto
-        feed.extend(new, max([position, feed.position, *[d.position for d in new[-1:]]]))
+        if new:
+            position = max(position, new[-1].position)
+        feed.extend(new, max(position, feed.position))
 
     def gone(self, project: str, agent_id: str, registered_ms: int) -> None:
         """Ends the streams of an agent that is registered no more; another one may have its id."""
@@ -294,3 +300,9 @@ class InboxHub:
             self._fail(project, listening, project_not_found(project, deleted.ms))
         else:
             self._fail(project, listening, agent_not_found(project, listening.agent_id))
+
+
+def _position(upto: Sequence) -> Sequence:
+    """Where a reader stands once everything up to a place is decided."""
+    event = event_of(upto)
+    return inbox_id(event) if upto == last_place(event) else upto

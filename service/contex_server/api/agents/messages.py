@@ -107,7 +107,15 @@ def listen_responses(
     if chunk is None:
         return [(None, wire.bare_response(project, message, inbox=True))]
     if form not in chunk.parts:
-        chunk.parts[form] = list(_parts(project, chunk, form, room, cursor))
+        # Agents with the same needs are sent the same.
+        shared = chunk.deliveries[0].rendered if len(chunk.deliveries) == 1 else None
+        key = form, chunk.position, getattr(chunk.position, "proof", b"")
+        parts = None if shared is None else shared.get(key)
+        if parts is None:
+            parts = list(_parts(project, chunk, form, room, cursor))
+            if shared is not None and chunk.instead is None:
+                shared[key] = parts
+        chunk.parts[form] = parts
     return [*chunk.parts[form]]
 
 

@@ -12,7 +12,7 @@ from contex.v1 import event_pb2
 from contex_server.agents.registry import AgentSpec, Registration
 from contex_server.api.agents import messages
 from contex_server.api.match import checks
-from contex_server.api.match.messages import answered, batch_room
+from contex_server.api.match.messages import BatchRoom, answered, batch_room
 from contex_server.api.shared import cursors, fields, ranges
 from contex_server.api.shared.cursors import Token
 from contex_server.api.shared.servicer import Servicer
@@ -150,13 +150,14 @@ class AgentServicer(Servicer):
                 drain=self._drain,
                 scope=call.scope,
             )
+            room = batch_room(self._settings)
             record = self._rooms.agents.recorder.stream(call.project, agent_id, call.origin)
             await record.opened(event_of(position), position)
             try:
                 with self._rooms.events.presence.listener(call.project):
                     async with aclosing(source):
                         async for message in source:
-                            for part, response in await self._responses(call, message, form):
+                            for part, response in await self._responses(call, message, form, room):
                                 if part is not None:
                                     await record.sending(part, apart=request.conflate)
                                 await call.write(response)
@@ -164,9 +165,9 @@ class AgentServicer(Servicer):
                 record.closed()
 
     async def _responses(
-        self, call: Call, message: Message, form: ContextFormat
+        self, call: Call, message: Message, form: ContextFormat, room: BatchRoom
     ) -> list[tuple[Chunk | None, bytes]]:
-        room, acknowledged = batch_room(self._settings), BEGINNING
+        acknowledged = BEGINNING
         agent = None if message.chunk is None else message.chunk.instead
         if isinstance(agent, Agent):
             registry = self._rooms.agents.registry
