@@ -66,8 +66,14 @@ async def _deciding(bench: Bench, agents: int, each: int, texts: int) -> list[Fi
     lags: dict[int, list[list[float]]] = {pace: [] for pace in _PACES}
     async with bench.server(f"deciders-{needs}") as server, channels(server.target) as (channel,):
         took = await _prepare(channel, project, agents, each, texts)
+        start = time.perf_counter()
+        await decided(channel, server.target, project)
+        settled = time.perf_counter() - start
         data = _batches()
-        bench.say(f"{agents:,} agents with {each} needs each, registered in {took:.0f} s")
+        bench.say(
+            f"{agents:,} agents with {each} needs each, registered in {took:.0f} s, decided "
+            f"{settled:.0f} s later"
+        )
         async with marks(channel, server.target, project) as marked:
             numbers = count(1)
             await _publish(channel, project, marked, numbers, inf, 64)
@@ -102,7 +108,12 @@ async def _deciding(bench: Bench, agents: int, each: int, texts: int) -> list[Fi
             alone,
             "published alone, to a project without agents",
             None if reported else Target("least", 5_000),
-            {"deliveries": deliveries, "events": events},
+            {
+                "deliveries": deliveries,
+                "events": events,
+                "registered_s": took,
+                "decided_s": settled,
+            },
         ),
         *(
             Figure(
@@ -256,6 +267,7 @@ async def _takeover(bench: Bench) -> Figure:
             first = await servers.enter_async_context(bench.server("takeover-0", settings))
             async with channels(first.target) as (channel,):
                 await _prepare(channel, project, agents, 5, texts)
+                await decided(channel, first.target, project)
             for number in range(bench.runs):
                 second = await servers.enter_async_context(
                     bench.server(f"takeover-{number + 1}", settings)

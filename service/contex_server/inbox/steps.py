@@ -8,6 +8,7 @@ registration: data that have changed since are judged by what they were then.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import replace
@@ -22,6 +23,7 @@ from contex_server.inbox.subscriber import Subscriber, encode_subscriber, watche
 from contex_server.kernel import event_codec
 from contex_server.kernel.inbox_ids import LAST_ENTRY, entry_of, inbox_id, last_place
 from contex_server.kernel.model import (
+    BEGINNING,
     DATA_EXPIRED,
     SERVICE_TYPES,
     Change,
@@ -31,6 +33,7 @@ from contex_server.kernel.model import (
     Range,
     Sequence,
 )
+from contex_server.kernel.slices import sliced
 from contex_server.log.inboxes import Standing, shard_of
 from contex_server.log.pages import pages
 from contex_server.match.pool import MatcherPool
@@ -51,18 +54,30 @@ class _Datum(NamedTuple):
     near: tuple[Match, ...]
 
 
+class _Revision(NamedTuple):
+    """A datum's revision, and where the one before it is."""
+
+    sequence: Sequence
+    data_key: str
+    before: Sequence | None
+
+
 class Steps:
     """Puts registrations in force."""
 
     def __init__(self, decider: ProjectDecider, pool: MatcherPool) -> None:
         self._decider = decider
         self._pool = pool
+        self._recent = _Recent(decider)
 
     async def take(self, subscribers: Iterable[Subscriber]) -> None:
         """Puts the awaited registrations of agents in force, with what they bring."""
-        async with self._pool.matcher(self._decider.project) as matcher:
-            for subscriber in subscribers:
-                await self._take(matcher, subscriber)
+        try:
+            async with self._pool.matcher(self._decider.project) as matcher:
+                for subscriber in sorted(subscribers, key=_registration):
+                    await self._take(matcher, subscriber)
+        finally:
+            self._recent.forget()
 
     async def _take(self, matcher: ProjectMatcher, subscriber: Subscriber) -> None:
         decider, awaited = self._decider, subscriber.awaited
@@ -179,14 +194,7 @@ class Steps:
     async def _changed(self, after: Sequence, until: Sequence) -> list[Event]:
         """Of the data that have changed since, what they were before."""
         log, project = self._decider.engine.log, self._decider.project
-        before: dict[str, Sequence | None] = {}
-        source = pages(log, project, Range(after, until), max_events=_PART)
-        async with aclosing(source):
-            async for page in source:
-                for entry in page.entries:
-                    event = event_codec.decode(entry)
-                    if event.data_key and event.event_type not in SERVICE_TYPES:
-                        before.setdefault(event.data_key, event.previous_sequence)
+        before = await self._recent.before(after, until)
         places = [place for place in before.values() if place is not None]
         events = [event_codec.decode(e) for e in await log.get(project, places) if e is not None]
         return [event for event in events if not event.deletes and event.erased is None]
@@ -212,6 +220,63 @@ class Steps:
             if sequence is not None:
                 data.append(_Datum(sequence, name, ()))
         return data
+
+
+class _Recent:
+    """The revisions in the part of the log between registrations and what the matcher knows.
+
+    Of agents that register one after the other each has to know what has changed since, up to where
+    the matcher is: read once, not once for each of them.
+    """
+
+    def __init__(self, decider: ProjectDecider) -> None:
+        self._decider = decider
+        self._revisions: deque[_Revision] = deque()
+        self._after = self._until = BEGINNING
+
+    def forget(self) -> None:
+        """Begins anew."""
+        self._revisions.clear()
+        self._after = self._until = BEGINNING
+
+    async def before(self, after: Sequence, until: Sequence) -> dict[str, Sequence | None]:
+        """The data that changed in a part of the log, and where their revisions before that are.
+
+        Reads on if the part begins and ends no earlier than the one before.
+        """
+        if not self._after <= after <= self._until:
+            self.forget()
+            self._after = self._until = after
+        while self._revisions and self._revisions[0].sequence <= after:
+            self._revisions.popleft()
+        self._after = after
+        if self._until < until:
+            await self._read(until)
+        changed: dict[str, Sequence | None] = {}
+        async for revision in sliced(self._revisions):
+            if revision.sequence > until:
+                break
+            changed.setdefault(revision.data_key, revision.before)
+        return changed
+
+    async def _read(self, until: Sequence) -> None:
+        log, project = self._decider.engine.log, self._decider.project
+        source = pages(log, project, Range(self._until, until), max_events=_PART)
+        async with aclosing(source):
+            async for page in source:
+                for entry in page.entries:
+                    event = event_codec.decode(entry)
+                    if event.data_key and event.event_type not in SERVICE_TYPES:
+                        self._revisions.append(
+                            _Revision(event.sequence, event.data_key, event.previous_sequence)
+                        )
+                    self._until = event.sequence
+        self._until = until
+
+
+def _registration(subscriber: Subscriber) -> Sequence:
+    assert subscriber.awaited is not None
+    return subscriber.awaited.event
 
 
 def _change(
