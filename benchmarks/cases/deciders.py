@@ -37,8 +37,9 @@ from benchmarks.store import raw_store
 _DATA = 500
 _NOBODY = "nobody"
 """A project without agents."""
-_THRESHOLD = 0.8
-"""Needs of the same fifteen teams are alike: with the default, dozens would meet each event."""
+_THRESHOLD = 0.98
+"""Needs of the same fifteen teams are alike: at 0.8, each event still met some 24 of 10,000, and
+what was measured was filling inboxes."""
 _PACES = (1_000, 5_000)
 _DEADLINE_S = 120.0
 _SHARED_S = 3.0
