@@ -285,6 +285,9 @@ def _change(
     """What a registration tells its agent of a datum."""
     awaited = subscriber.awaited
     assert awaited is not None
+    if before is not None and before.last > event.revision:
+        # It is decided already what came later: a copy of the project was taken at that moment.
+        return None
     holds = before is not None and before.held
     if awaited.missed and before is not None and holds and before.last < event.revision:
         change = Change.UPDATED

@@ -166,6 +166,49 @@ class ShardDecisions:
     counts: dict[str, int] = field(default_factory=dict)
 
 
+class DecidingState(NamedTuple):
+    """Where deciding stands in a project, all as of one moment.
+
+    Attributes:
+        shards: The position of each shard; empty where nothing was ever decided.
+        own: The positions of agents that stand behind their shards.
+        numbers: How many numbers were given out.
+        records: What decides for each agent; b"" of one that deciding has not come to.
+        agents: The agents that are registered.
+    """
+
+    shards: dict[int, Sequence]
+    own: dict[str, Sequence]
+    numbers: int
+    records: dict[str, bytes]
+    agents: frozenset[str]
+
+
+@dataclass(slots=True)
+class CarriedDecisions:
+    """A part of what was decided in a project, as an export carries it.
+
+    Attributes:
+        shards: Where shards stand.
+        own: Where agents stand by themselves.
+        numbers: How many numbers were given out; 0: as another part says.
+        records: What decides for agents; b"" of one that deciding comes to by its registration.
+        versions: The models and backgrounds that decisions name.
+        places: Where agents stand inside of what an event brought.
+        holders: By shard and data key, what is known of who was sent it.
+        entries: Of inboxes, in their order.
+    """
+
+    shards: dict[int, Sequence] = field(default_factory=dict)
+    own: dict[str, Sequence] = field(default_factory=dict)
+    numbers: int = 0
+    records: dict[str, bytes] = field(default_factory=dict)
+    versions: dict[int, bytes] = field(default_factory=dict)
+    places: dict[str, Sequence] = field(default_factory=dict)
+    holders: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    entries: dict[str, list[InboxEntry]] = field(default_factory=dict)
+
+
 class InboxStore(Protocol):
     """Shards, decisions and inboxes. See `EventLog` for errors."""
 
@@ -267,6 +310,19 @@ class InboxStore(Protocol):
 
     async def place(self, project: str, agent_id: str) -> Sequence | None:
         """Where an agent stands inside of what an event brought, if it is inside."""
+
+    async def places(self, project: str, agent_ids: Iterable[str]) -> dict[str, Sequence]:
+        """The same of several agents, of those that are inside of what an event brought."""
+
+    async def deciding_state(self, project: str) -> DecidingState:
+        """Where deciding stands, as of one moment."""
+
+    async def restore_decisions(self, staged: str, part: CarriedDecisions, epoch: int) -> None:
+        """Adds what was decided elsewhere to a staged project; see `TransferStore`.
+
+        Nobody decides for that. Adding the same again changes nothing. Shards get an epoch that
+        no process has which decided for a project of that name before.
+        """
 
     async def join(self, member: str, ttl_ms: int) -> list[str]:
         """Says that a process decides, for a while; returns all that do. With 0 it leaves."""

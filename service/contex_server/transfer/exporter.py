@@ -12,7 +12,7 @@ import orjson
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
-from contex_server.kernel.model import BEGINNING, Entry, EventFilter, Range, Sequence
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Entry, EventFilter, Range, Sequence
 from contex_server.kernel.right_of_way import heavily
 from contex_server.log.agents import AgentRecord
 from contex_server.log.pages import check_readable, pages
@@ -20,6 +20,7 @@ from contex_server.match.agent_codec import AgentDamaged, decode_agent
 from contex_server.projects.retention import Retention
 from contex_server.state.moments import rfc3339
 from contex_server.tiers.storage import Storage
+from contex_server.transfer.decisions import DecisionsReader
 from contex_server.transfer.items import Chain, FileFormat, Manifest, Summary, Writer
 from contex_server.transfer.lines import LinesWriter
 from contex_server.transfer.native import NativeWriter
@@ -83,6 +84,8 @@ class _Progress:
     items: int = 0
     chain: str = ""
     fingerprint: str = ""
+    open_ended: bool = False
+    """Whether `until` was left out, so that the cut may be moved on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,12 @@ class Exporter:
             at = _resumed(request, writer)
         else:
             cut = min(request.until, bounds.tail)
-            at = _Progress(str(cut), str(request.after), fingerprint=_fingerprint(request))
+            at = _Progress(
+                str(cut),
+                str(request.after),
+                fingerprint=_fingerprint(request),
+                open_ended=request.until == END_OF_TIME,
+            )
         cut, position = Sequence.parse(at.cut), Sequence.parse(at.position)
         total = max(bounds.length, at.scanned)
 
@@ -132,12 +140,42 @@ class Exporter:
                 manifest = replace(manifest, events=counters.events, bytes=counters.bytes)
             yield chunk(writer.begin(manifest))
         resumed = bool(request.resume) and position > request.after
+        async for data in self._events(request, writer, at, Range(position, cut), resumed=resumed):
+            yield chunk(data)
+        summary = Summary()
+        if ExportPart.AGENTS in request.parts:
+            decisions = None
+            if at.open_ended and request.after == BEGINNING and request.filter.is_open:
+                decisions = await DecisionsReader.begin(self.storage.store.inboxes, project)
+            if decisions is not None:
+                async for part in decisions.parts():
+                    yield chunk(await heavily(writer.decisions, part), resumable=False)
+            limit = END_OF_TIME if decisions is not None else cut
+            async for records in self._agents(project, limit, summary):
+                if decisions is not None and (begun := decisions.begun_since(records)).records:
+                    yield chunk(writer.decisions(begun), resumable=False)
+                yield chunk(writer.agents(records), resumable=False)
+            if decisions is not None:
+                # Last: everything that was read names events up to here.
+                rest = Range(cut, (await self.storage.log.bounds(project)).tail)
+                cut, at.cut = rest.until, str(rest.until)
+                async for data in self._events(request, writer, at, rest, resumed=True):
+                    yield chunk(data, resumable=False)
+        summary.cut, summary.first, summary.last = at.cut, at.first, at.last
+        summary.events = at.events
+        async for data in self._parts(request, writer, cut, summary):
+            yield chunk(data, resumable=False)
+        if request.format is not FileFormat.PARQUET:
+            summary.digest = writer.chain.digest
+        last = await heavily(writer.end, summary)
+        yield chunk(last, resumable=False, summary=summary)
+
+    async def _events(
+        self, request: ExportRequest, writer: Writer, at: _Progress, span: Range, *, resumed: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """The events of a range, counted in the progress."""
         source = pages(
-            self.storage.log,
-            project,
-            Range(position, cut),
-            resumed=resumed,
-            max_events=_PAGE_EVENTS,
+            self.storage.log, request.project, span, resumed=resumed, max_events=_PAGE_EVENTS
         )
         async with aclosing(source):
             async for page in source:
@@ -154,34 +192,31 @@ class Exporter:
                     at.events += len(entries)
                 at.scanned += len(page.entries)
                 at.position = page.entries[-1].id.decode()
-                yield chunk(data)
-        summary = Summary(at.cut, at.first, at.last, at.events)
-        async for data in self._parts(request, writer, cut, summary):
-            yield chunk(data, resumable=False)
-        if request.format is not FileFormat.PARQUET:
-            summary.digest = writer.chain.digest
-        last = await heavily(writer.end, summary)
-        yield chunk(last, resumable=False, summary=summary)
+                yield data
+
+    async def _agents(
+        self, project: str, limit: Sequence, summary: Summary
+    ) -> AsyncGenerator[list[AgentRecord], None]:
+        """Registrations, with cursors up to a limit; counted in the summary.
+
+        What is damaged is left out, as every import would refuse it; `verify` names it.
+        """
+        after = ""
+        while records := await self.storage.store.agents.agents(project, after, _AGENTS):
+            after = records[-1].agent_id
+            kept = [
+                AgentRecord(a.agent_id, a.record, min(a.cursor, limit))
+                for a in records
+                if _is_agent(a.record)
+            ]
+            summary.agents += len(kept)
+            yield kept
 
     async def _parts(
         self, request: ExportRequest, writer: Writer, cut: Sequence, summary: Summary
     ) -> AsyncGenerator[bytes, None]:
-        """What goes with the events; counts agents and vectors in the summary.
-
-        What is damaged is left out, as every import would refuse it; `verify` names it.
-        """
+        """What goes with events and agents; counts vectors in the summary."""
         project = request.project
-        if ExportPart.AGENTS in request.parts:
-            after = ""
-            while records := await self.storage.store.agents.agents(project, after, _AGENTS):
-                after = records[-1].agent_id
-                kept = [
-                    AgentRecord(a.agent_id, a.record, min(a.cursor, cut))
-                    for a in records
-                    if _is_agent(a.record)
-                ]
-                summary.agents += len(kept)
-                yield writer.agents(kept)
         if ExportPart.VECTORS in request.parts:
             model = await self.storage.store.match.model(project)
             seen: set[bytes] = set()

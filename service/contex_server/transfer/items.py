@@ -15,6 +15,7 @@ from contex_server.kernel.event_rules import MAX_NUMBER
 from contex_server.kernel.model import Entry, Sequence
 from contex_server.kernel.names import PrintableName
 from contex_server.log.agents import AgentRecord
+from contex_server.log.inboxes import CarriedDecisions
 
 _SHORT = PrintableName("manifest", 0, 1_024)
 
@@ -117,6 +118,13 @@ class Agents:
 
 
 @dataclass(frozen=True, slots=True)
+class Decisions:
+    """A part of what was decided for agents."""
+
+    part: CarriedDecisions
+
+
+@dataclass(frozen=True, slots=True)
 class Vectors:
     """Encodings by digest."""
 
@@ -137,7 +145,9 @@ class SettingsItem:
     retention: bytes
 
 
-Item: TypeAlias = Manifest | Events | Agents | Vectors | Backgrounds | SettingsItem | Summary
+Item: TypeAlias = (
+    Manifest | Events | Agents | Decisions | Vectors | Backgrounds | SettingsItem | Summary
+)
 
 
 class MalformedFile(Exception):
@@ -210,6 +220,10 @@ class Writer:
 
     def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
         """Registrations."""
+        raise NotImplementedError
+
+    def decisions(self, part: CarriedDecisions) -> bytes:
+        """A part of what was decided for agents."""
         raise NotImplementedError
 
     def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:

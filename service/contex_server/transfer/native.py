@@ -10,6 +10,17 @@
     M  the manifest, JSON: first
     E  events: a block, see kernel/blocks.py
     A  agents: a JSON array of [id, cursor, record in base64]
+    D  what was decided for agents: uint8 version of its layout, 1; then a block whose ids are names
+       of tables, and whose bodies a uint16 length, a name of that length, and a value:
+         shard      a number        up to which event it is decided for its agents
+         own        an agent        the same, where it is behind its shard
+         numbers    ""              how many numbers of agents were given out
+         record     an agent        what decides for it; "" if deciding has not come to it
+         version    a number        a model and background that decisions name
+         place      an agent        where it stands inside of what an event brought
+         holders:N  a data key      which agents of shard N were sent it
+         inbox      an agent        an entry: its id, a space and what was decided
+       Events may follow that were published meanwhile.
     V  vectors: a block whose ids are the texts' digests in hexadecimal
     B  backgrounds of scores: a block whose ids are their events' sequences
     S  settings: JSON
@@ -34,10 +45,12 @@ from contex_server.kernel.blocks import BlockDamaged, decode_block, encode_block
 from contex_server.kernel.model import Entry, Sequence
 from contex_server.kernel.right_of_way import giving
 from contex_server.log.agents import AgentRecord
+from contex_server.log.inboxes import CarriedDecisions, InboxEntry
 from contex_server.transfer import items
 
 MAGIC = b"CTXEXP1\n"
 _HEAD = struct.Struct("<BII")
+_NAME = struct.Struct("<H")
 _NUMBER = struct.Struct("<QB")
 _MAX_BYTES = 64 * 1024 * 1024
 _MAX_HEAD_BYTES = 64 * 1024
@@ -45,6 +58,9 @@ _MAX_HEAD_BYTES = 64 * 1024
 _MAX_ROWS = 100_000
 """Agents in a frame; in memory, JSON is many times as large as it is as text."""
 _MANIFEST, _EVENTS, _AGENTS, _VECTORS, _BACKGROUNDS, _SETTINGS, _SUMMARY = b"MEAVBSZ"
+_DECISIONS = b"D"[0]
+_LAYOUT = 1
+"""The layout of what was decided; another one is refused."""
 
 
 class NativeWriter(items.Writer):
@@ -59,6 +75,13 @@ class NativeWriter(items.Writer):
     def agents(self, records: SequenceOf[AgentRecord]) -> bytes:
         rows = [[a.agent_id, str(a.cursor), base64.b64encode(a.record).decode()] for a in records]
         return self._frame(_AGENTS, orjson.dumps(rows))
+
+    def decisions(self, part: CarriedDecisions) -> bytes:
+        rows = [
+            Entry(table.encode(), _NAME.pack(len(raw := name.encode())) + raw + value)
+            for table, name, value in _rows(part)
+        ]
+        return self._frame(_DECISIONS, bytes([_LAYOUT]) + encode_block(rows))
 
     def vectors(self, encodings: Mapping[bytes, bytes]) -> bytes:
         rows = [Entry(digest.hex().encode(), data) for digest, data in sorted(encodings.items())]
@@ -135,6 +158,10 @@ class NativeReader(items.Reader):
         try:
             if kind == _EVENTS:
                 return items.Events(decode_block(payload))
+            if kind == _DECISIONS:
+                if payload[:1] != bytes([_LAYOUT]):
+                    raise ValueError("what was decided has the layout of a later version")
+                return items.Decisions(_decisions(decode_block(payload[1:])))
             if kind == _VECTORS:
                 rows = decode_block(payload)
                 return items.Vectors({bytes.fromhex(row.id.decode()): row.body for row in rows})
@@ -157,10 +184,62 @@ class NativeReader(items.Reader):
                     raise self.malformed("the content does not match the digest")
                 self.ended = True
                 return summary
-        except (BlockDamaged, ValueError, TypeError, KeyError) as error:
+        except (BlockDamaged, ValueError, TypeError, KeyError, struct.error) as error:
             raise self.malformed(f"an invalid frame: {error}") from error
         raise self.malformed(f"a frame of unknown kind {kind}")
 
 
 def _agent(agent_id: str, cursor: str, record: str) -> AgentRecord:
     return AgentRecord(agent_id, base64.b64decode(record, validate=True), Sequence.parse(cursor))
+
+
+def _rows(part: CarriedDecisions) -> Iterator[tuple[str, str, bytes]]:
+    """Tables, names and values."""
+    for shard, position in part.shards.items():
+        yield "shard", str(shard), str(position).encode()
+    for agent_id, position in part.own.items():
+        yield "own", agent_id, str(position).encode()
+    if part.numbers:
+        yield "numbers", "", str(part.numbers).encode()
+    for agent_id, record in part.records.items():
+        yield "record", agent_id, record
+    for number, version in part.versions.items():
+        yield "version", str(number), version
+    for agent_id, place in part.places.items():
+        yield "place", agent_id, str(place).encode()
+    for shard, holders in part.holders.items():
+        for data_key, packed in holders.items():
+            yield f"holders:{shard}", data_key, packed
+    for agent_id, entries in giving(part.entries.items()):
+        for (ms, n), body in entries:
+            yield "inbox", agent_id, b"%d-%d %b" % (ms, n, body)
+
+
+def _decisions(rows: list[Entry]) -> CarriedDecisions:
+    part = CarriedDecisions()
+    for table, body in giving(rows):
+        start = _NAME.size + _NAME.unpack_from(body)[0]
+        name, value = body[_NAME.size : start].decode(), body[start:]
+        kind, _, shard = table.decode().partition(":")
+        match kind:
+            case "shard":
+                part.shards[int(name)] = Sequence.parse(value.decode())
+            case "own":
+                part.own[name] = Sequence.parse(value.decode())
+            case "numbers":
+                part.numbers = int(value)
+            case "record":
+                part.records[name] = value
+            case "version":
+                part.versions[int(name)] = value
+            case "place":
+                part.places[name] = Sequence.parse(value.decode())
+            case "holders":
+                part.holders.setdefault(int(shard), {})[name] = value
+            case "inbox":
+                place, _, decided = value.partition(b" ")
+                entry = InboxEntry(Sequence.parse(place.decode()), decided)
+                part.entries.setdefault(name, []).append(entry)
+            case _:
+                raise ValueError(f"an unknown table {kind!r:.40}")
+    return part

@@ -10,6 +10,8 @@ from contex_server.kernel.model import BEGINNING, Range, Sequence
 from contex_server.log.inboxes import (
     SHARDS,
     Backlog,
+    CarriedDecisions,
+    DecidingState,
     InboxEnd,
     InboxEntry,
     InboxPosition,
@@ -43,7 +45,8 @@ class RedisInboxes(Facet, InboxStore):
             listed = projects_key if everywhere else _with_agents_key
             commands = [("SMEMBERS", listed(bucket)) for bucket in buckets]
             replies = await self._client.run_in(buckets[0], *commands)
-            names = [name.decode() for members in replies for name in members]
+            # What an import has staged is decided once it is a project.
+            names = [name.decode() for members in replies for name in members if b"~" not in name]
             if everywhere and names:
                 asked = [("EXISTS", key(name, "agents")) for name in names]
                 there = []
@@ -69,13 +72,9 @@ class RedisInboxes(Facet, InboxStore):
         decided, deciding = await self._client.commands(
             project, ("HGETALL", "decided"), ("HGETALL", "deciding")
         )
-        own = {
-            name[1:]: parse_sequence(position)
-            for name, position in pairs(deciding).items()
-            if name[:1] == b"a"
-        }
+        own = _own_positions(pairs(deciding))
         return {
-            agent_id.decode(): (record, own.get(agent_id))
+            (name := agent_id.decode()): (record, own.get(name))
             for agent_id, record in pairs(decided).items()
         }
 
@@ -296,6 +295,54 @@ class RedisInboxes(Facet, InboxStore):
         stored = await self._client.command(project, "HGET", "places", agent_id)
         return None if stored is None else parse_sequence(stored)
 
+    async def places(self, project: str, agent_ids: Iterable[str]) -> dict[str, Sequence]:
+        ids = list(agent_ids)
+        if not ids:
+            return {}
+        stored = await self._client.command(project, "HMGET", "places", *ids)
+        found = zip(ids, stored, strict=True)
+        return {name: parse_sequence(place) for name, place in found if place is not None}
+
+    async def deciding_state(self, project: str) -> DecidingState:
+        kinds = ("deciding", "decided", "agents")
+        deciding, decided, agents = await self._client.call_read_only(
+            project, "contex1_deciding_state", kinds
+        )
+        fields = pairs(deciding)
+        return DecidingState(
+            {
+                int(name[1:]): parse_sequence(held.split()[1])
+                for name, held in fields.items()
+                if name[:1] == b"s"
+            },
+            _own_positions(fields),
+            int(fields.get(b"numbers", 0)),
+            {agent_id.decode(): record for agent_id, record in pairs(decided).items()},
+            frozenset(agent_id.decode() for agent_id in agents),
+        )
+
+    async def restore_decisions(self, staged: str, part: CarriedDecisions, epoch: int) -> None:
+        deciding: dict[str, str | int] = {
+            f"s{shard}": f"{epoch} {position} -" for shard, position in part.shards.items()
+        }
+        deciding |= {f"a{agent_id}": str(position) for agent_id, position in part.own.items()}
+        if part.numbers:
+            deciding["numbers"] = part.numbers
+        hashes: dict[str, Mapping[Any, Any]] = {
+            "deciding": deciding,
+            "decided": part.records,
+            "decisions": part.versions,
+            "places": {agent_id: str(place) for agent_id, place in part.places.items()},
+            **{f"holders:{shard}": holders for shard, holders in part.holders.items()},
+        }
+        for kind, values in hashes.items():
+            fields = list(chain.from_iterable(values.items()))
+            for start in range(0, len(fields), 2 * _ENTRIES):
+                some = fields[start : start + 2 * _ENTRIES]
+                await self._client.command(staged, "HSET", kind, *some)
+        for entries in _filling({0: ShardDecisions(0, entries=part.entries)}):
+            await self._decide(staged, "", {}, entries, commit=False)
+
     async def join(self, member: str, ttl_ms: int) -> list[str]:
         call = ("FCALL", "contex1_join", 1, _MEMBERS, member, ttl_ms)
         (members,) = await self._client.run_in(0, call)
@@ -311,6 +358,14 @@ def _trimmed(stored: bytes | None) -> Trimmed:
 
 def _with_agents_key(bucket: int) -> str:
     return f"ctx:{{{bucket}}}:with-agents"
+
+
+def _own_positions(deciding: Mapping[bytes, bytes]) -> dict[str, Sequence]:
+    return {
+        name[1:].decode(): parse_sequence(position)
+        for name, position in deciding.items()
+        if name[:1] == b"a"
+    }
 
 
 def _entries(rows: Any) -> list[InboxEntry]:

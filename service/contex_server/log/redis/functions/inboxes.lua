@@ -224,6 +224,22 @@ local function trim_inbox(keys, args)
   return 1
 end
 
+-- Where deciding stands, all as of one moment.
+--
+-- KEYS  deciding, decided, agents
+-- Returns the fields and values of the first two, the agents.
+local function deciding_state(keys)
+  return { redis.call('HGETALL', keys[1]), redis.call('HGETALL', keys[2]), redis.call('HKEYS', keys[3]) }
+end
+
+-- The kinds of keys that hold what was decided in a project.
+local function decided_kinds(own)
+  local kinds = { 'deciding', 'decided', 'decisions', 'places' }
+  for shard = 0, SHARDS - 1 do kinds[#kinds + 1] = 'holders:' .. shard end
+  for _, id in ipairs(redis.call('HKEYS', own .. 'decided')) do kinds[#kinds + 1] = 'inbox:' .. id end
+  return kinds
+end
+
 -- Tells where an agent's inbox begins and ends, and how far it is decided.
 --
 -- KEYS  deciding, inbox
@@ -307,5 +323,6 @@ redis.register_function('contex1_trim_inbox', trim_inbox)
 redis.register_function{ function_name = 'contex1_inbox_end', callback = inbox_end, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_unread', callback = unread, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_undecided', callback = undecided, flags = { 'no-writes' } }
+redis.register_function{ function_name = 'contex1_deciding_state', callback = deciding_state, flags = { 'no-writes' } }
 redis.register_function('contex1_numbers', numbers)
 redis.register_function('contex1_join', join)

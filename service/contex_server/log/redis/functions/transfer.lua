@@ -91,10 +91,16 @@ local function commit_import(keys, args)
   for _, hour in ipairs(redis.call('SMEMBERS', staged .. 'activity-open')) do
     kinds[#kinds + 1] = 'activity:' .. hour
   end
+  local decides = redis.call('EXISTS', staged .. 'deciding') == 1
+  for _, kind in ipairs(decided_kinds(staged)) do kinds[#kinds + 1] = kind end
   for _, kind in ipairs(kinds) do
     if redis.call('EXISTS', staged .. kind) == 1 then
       redis.call('RENAME', staged .. kind, target .. kind)
     end
+  end
+  if decides then
+    local with_agents, name = with_agents_key(target)
+    redis.call('SADD', with_agents, name)
   end
   local bucket, name = string.match(target, '^(ctx:{%d+}):p:(.*):$')
   redis.call('SREM', bucket .. ':projects', string.match(staged, '^ctx:{%d+}:p:(.*):$'))
@@ -118,6 +124,7 @@ local function drop_import(keys, args)
   for _, hour in ipairs(redis.call('SMEMBERS', staged .. 'activity-open')) do
     redis.call('UNLINK', staged .. 'activity:' .. hour)
   end
+  for _, kind in ipairs(decided_kinds(staged)) do redis.call('UNLINK', staged .. kind) end
   for _, kind in ipairs(args) do redis.call('UNLINK', staged .. kind) end
   local bucket, name = string.match(staged, '^(ctx:{%d+}):p:(.*):$')
   redis.call('SREM', bucket .. ':projects', name)
