@@ -173,9 +173,7 @@ def check_decisions(part: CarriedDecisions, limits: Limits) -> None:
         if record:
             _check_subscriber(agent_id, record, limits)
     for number, version in part.versions.items():
-        if number < 1 or [*map(type, Version.unpack(version))] != [str, str, str, int, float]:
-            raise ValueError(f"version {number}")
-        Sequence.parse(Version.unpack(version).background)
+        _check_version(number, version)
     for holders in part.holders.values():
         for name, packed in holders.items():
             try:
@@ -206,6 +204,16 @@ def _check_subscriber(agent_id: str, record: bytes, limits: Limits) -> None:
         raise ValueError(f"what decides for {agent_id!r:.60}: {error.message}") from error
     if not 1 <= subscriber.number <= _MAX_NUMBER:
         raise ValueError(f"what decides for {agent_id!r:.60}: number {subscriber.number}")
+
+
+def _check_version(number: int, packed: bytes) -> None:
+    try:
+        version = Version.unpack(packed)
+        Sequence.parse(version.background)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"version {number}: {error}") from error
+    if number < 1 or [*map(type, version)] != [str, str, str, int, float]:
+        raise ValueError(f"version {number}")
 
 
 async def check_within(store: InboxStore, staged: str, last: Sequence) -> bool:

@@ -1,0 +1,228 @@
+"""What was decided for agents goes with an export, and an exact import goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contex.v1 import event_pb2
+from contex.v1.transfer_service_pb2 import KeyMapping
+from contex_server.inbox.holdings import unpack_holders
+from contex_server.kernel.model import Range, Sequence
+from contex_server.log.inboxes import SHARDS, CarriedDecisions, InboxEntry
+from contex_server.server import Server
+from contex_server.transfer.decisions import DecisionsReader
+
+from tests.conftest import StartServer, fresh_store
+from tests.integration.logs import exported, imported
+from tests.integration.support import (
+    DEADLINE_S,
+    AcknowledgeRequest,
+    Api,
+    P,
+    UnregisterAgentRequest,
+    UpdateAgentRequest,
+    Words,
+    asked,
+    event,
+    eventually,
+    refusal,
+)
+from tests.integration.transfer.test_refused_files import GOOD, file
+
+PARTS = [1, 2, 3]
+LEFT = bytes([event_pb2.MATCH_KIND_LEFT])
+
+
+@pytest.fixture
+async def other(start_server: StartServer, tmp_path: Path) -> AsyncIterator[Server]:
+    """A server that has nothing in common with `word_server`."""
+    async with fresh_store() as store:
+        server = await start_server(store.url, embedder=Words(), data_dir=tmp_path / "other")
+        yield server
+        await server.stop()
+
+
+async def decided(server: Server, project: str = P) -> Any:
+    """Waits until all is decided; returns inboxes and holders, as they are stored."""
+    store = server.rooms.storage.store
+    tail = (await store.events.bounds(project)).tail
+
+    async def is_decided() -> bool:
+        state = await store.inboxes.deciding_state(project)
+        stands = len(state.shards) == SHARDS and min(state.shards.values()) >= tail
+        begun = all(state.records.get(agent_id) for agent_id in state.agents)
+        return stands and begun and not state.own
+
+    await eventually(is_decided)
+    state = await store.inboxes.deciding_state(project)
+    inboxes = {
+        agent_id: await store.inboxes.inbox(project, agent_id, Range(), 10_000)
+        for agent_id in sorted(state.agents)
+    }
+    return inboxes, [
+        {
+            name: unpack_holders(packed)
+            async for chunk in store.inboxes.all_holders(project, shard)
+            for name, packed in chunk.items()
+        }
+        for shard in range(SHARDS)
+    ]
+
+
+async def acknowledge(api: Api, agent_id: str, **place: str) -> None:
+    request = AcknowledgeRequest(project=P, agent_id=agent_id, **place)
+    await api.agents.Acknowledge(request, timeout=DEADLINE_S)
+
+
+async def everything(api: Api, agent_id: str, **start: str) -> list[event_pb2.MatchedEvent]:
+    stream = await api.listen(agent_id, **start).live()
+    await stream.cancel()
+    return stream.matched
+
+
+async def test_agents_go_on_with_what_was_decided(
+    word_api: Api, word_server: Server, other: Server
+) -> None:
+    await word_api.publish(*(event(f"k{n}", b'"alpha"') for n in range(3)))
+    for agent_id in ("online", "away", "partly"):
+        await word_api.register(agent_id, "alpha")
+    await word_api.register("other", "beta")
+    online = await (await word_api.listen("online").live()).count(3)
+    await acknowledge(word_api, "online", cursor=online.cursor)
+    partly = await (await word_api.listen("partly").live()).count(3)
+    await acknowledge(word_api, "partly", cursor=partly.cursor)
+    await word_api.publish(event("k0", b'"alpha two"'), event("k1", b'"beta"'))
+    await word_api.publish(event("k2", b"", tombstone=True))
+    await online.count(6)
+    before = await decided(word_server)
+    rest = {name: await everything(word_api, name) for name in before[0]}
+    whole = {name: await everything(word_api, name, after_sequence="0") for name in before[0]}
+    data = await exported(word_api, include=PARTS)
+    async with Api.of(other) as api:
+        report = await imported(api, data, P)
+        assert report.agent_count == 4
+        assert await decided(other) == before
+        for name, matched in rest.items():
+            assert await everything(api, name) == matched
+            assert await everything(api, name, after_sequence="0") == whole[name]
+        assert [len(rest[name]) for name in ("away", "online")] == [6, 3]
+        # What it holds is known: it is told of what becomes of that, and nobody else is.
+        await api.publish(event("k0", b'"gamma"'), event("k1", b"", tombstone=True))
+        streams = {name: await api.listen(name).live() for name in before[0]}
+        assert streams["away"].told[6:] == ["LEFT"]
+        assert streams["other"].told == ["MATCHED", "DELETED"]
+        await api.publish(event("k0", b'"alpha"'))
+        await streams["online"].count(5)
+        assert streams["online"].told[3:] == ["LEFT", "MATCHED"]
+
+
+async def test_deciding_goes_on_while_it_is_exported(
+    word_api: Api, word_server: Server, other: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy comes to what the project itself came to, whatever happens between two reads."""
+    await word_api.publish(*(event(f"k{n}", b'"alpha"') for n in range(4)))
+    for agent_id in ("a", "b", "own", "leaves", "anew"):
+        await word_api.register(agent_id, "alpha", exclude_own=agent_id == "own")
+    await decided(word_server)
+
+    async def change() -> None:
+        await word_api.publish(event("k0", b'"alpha one"'), event("k1", b'"beta"'))
+
+    async def more() -> None:
+        request = UpdateAgentRequest(project=P, agent_id="b", needs=asked("beta", "gamma"))
+        await word_api.agents.UpdateAgent(request)
+        await word_api.register("new", "alpha", last_seen_sequence="0")
+        await word_api.publish(event("k3", b'"gamma"'), event("k1", b'"alpha beta"'))
+
+    async def leave() -> None:
+        for agent_id in ("leaves", "anew"):
+            request = UnregisterAgentRequest(project=P, agent_id=agent_id)
+            await word_api.agents.UnregisterAgent(request)
+        await word_api.register("anew", "beta")
+        await word_api.publish(event("k9", b'"beta"'), event("k2", b"", tombstone=True))
+        await word_api.publish(event("k2", b'"alpha"'), publisher="own")
+
+    async def last() -> None:
+        await word_api.register("last", "beta")
+        await word_api.publish(event("k0", b'"alpha beta"'), event("k9", b"", tombstone=True))
+
+    happens: dict[int, Callable[[], Awaitable[None]]] = {0: change, 1: more, 2: leave}
+    parts = DecisionsReader.parts
+
+    async def interrupted(reader: DecisionsReader) -> AsyncIterator[CarriedDecisions]:
+        number = 0
+        async for part in parts(reader):
+            yield part
+            if number in happens:
+                await happens[number]()
+                await decided(word_server)
+            number += 1
+        await last()
+        await decided(word_server)
+
+    monkeypatch.setattr(DecisionsReader, "parts", interrupted)
+    data = await exported(word_api, include=PARTS)
+    monkeypatch.undo()
+    async with Api.of(other) as api:
+        await imported(api, data, P)
+        assert await api.log() == await word_api.log()
+        original, copy = await decided(word_server), await decided(other)
+        # Of an earlier agent of its id, an agent has nothing to read.
+        anew = [page[0].pop("anew") for page in (original, copy)]
+        assert anew[0][-len(anew[1]) :] == anew[1]
+        assert copy[0] == original[0]
+        for name in original[0]:
+            start = {"after_sequence": "0"}
+            one = await everything(word_api, name, **start)
+            assert await everything(api, name, **start) == one
+        # What they hold is the same as well: they are told the same from here on.
+        some = [event(f"k{n}", b'"delta"') for n in (0, 1, 2, 3, 9)]
+        for each in (api, word_api):
+            await each.publish(*some)
+        told = []
+        for server in (word_server, other):
+            inboxes, _ = await decided(server)
+            told.append({name: [body[:1] for _, body in page[-4:]] for name, page in inboxes.items()})
+        assert told[0] == told[1]
+        assert all(LEFT in bodies for name, bodies in told[0].items() if name in "ab")
+
+
+async def test_what_is_not_the_same_log_is_decided_anew(word_api: Api, word_server: Server) -> None:
+    await word_api.publish(event("k1", b'"alpha"'))
+    await word_api.register("a", "alpha")
+    await decided(word_server)
+    data = await exported(word_api, include=PARTS)
+    mapping = KeyMapping(from_prefix="k", to_prefix="c")
+    await imported(word_api, data, "mapped", remap_keys=[mapping])
+    await word_api.publish(event("c2", b'"alpha"'), project="mapped")
+    stream = await (await word_api.listen("a", "mapped").live()).count(1)
+    assert (stream.told, stream.keys) == (["MATCHED"], ["c2"])
+
+
+SEQUENCE = GOOD.sequence
+STANDS = dict.fromkeys(range(SHARDS), SEQUENCE)
+LATER = Sequence(SEQUENCE.ms + 1, 0)
+REFUSED = {
+    "no subscriber": CarriedDecisions(shards=STANDS, records={"a": b"garbage"}),
+    "holders": CarriedDecisions(shards=STANDS, holders={0: {"k": b"x"}}),
+    "a shard": CarriedDecisions(shards={7: SEQUENCE}),
+    "a part of the shards": CarriedDecisions(shards={1: SEQUENCE}),
+    "a version": CarriedDecisions(shards=STANDS, versions={1: b"[1,2]"}),
+    "an entry": CarriedDecisions(shards=STANDS, entries={"a": [InboxEntry(SEQUENCE, b"")]}),
+    "a position ahead": CarriedDecisions(shards=dict.fromkeys(range(SHARDS), LATER)),
+    "an entry ahead": CarriedDecisions(
+        shards=STANDS,
+        records={"a": b""},
+        entries={"a": [InboxEntry(LATER, b"\x01\x01\x01\x00k")]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_deciders_could_not_read_is_refused(small_api: Api, name: str) -> None:
+    refused = await refusal(imported(small_api, file(GOOD, parts={"decisions": REFUSED[name]})))
+    assert refused.reason == "IMPORT_MALFORMED"
+    assert not await small_api.exists("copy")
