@@ -59,6 +59,8 @@ async def open_rooms(
     inbox = open_inbox(settings, storage, events.hub, match, growth, stack)
     agents = open_agents(settings, storage, embeddings, state.reader, match, inbox, growth, stack)
     audit = open_audit(storage, agents.journals, stack)
-    projects = await open_projects(settings, storage, embeddings, state.reader, growth, stack)
+    projects = await open_projects(
+        settings, storage, embeddings, state.reader, inbox.reader, growth, stack
+    )
     transfer = open_transfer(storage, events.publisher, projects, growth, models, settings.limits)
     return Rooms(storage, events, state, match, inbox, agents, audit, projects, transfer)

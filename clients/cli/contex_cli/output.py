@@ -355,7 +355,7 @@ def shortened(text: str, limit: int) -> str:
 
 def counted(count: int, thing: str) -> str:
     """How many there are of a thing, which is given in the singular: "1 datum", "2,000 data"."""
-    plural = "data" if thing == "datum" else f"{thing}s"
+    plural = {"datum": "data", "delivery": "deliveries"}.get(thing, f"{thing}s")
     return f"{count:,} {thing if count == 1 else plural}"
 
 

@@ -224,10 +224,13 @@ async def verify(
     session: Session,
     repair: bool = option(False, "Rebuild what can be derived."),
     set_aside: bool = option(False, "Do without archived events that the store does not have."),
+    all_deliveries: bool = option(
+        False, "Judge every delivery in the inboxes of agents, not only some of the newest."
+    ),
 ) -> ExitCode:
-    """Compares the log, the archive, the state, the snapshots and the counters. Exits with 9 if a
-    difference is left. Vectors that are missing, as after an import without them, are none: they
-    are computed when they are needed, or by --repair.
+    """Compares the log, the archive, the state, the snapshots, the counters and what was decided for
+    agents. Exits with 9 if a difference is left. Vectors that are missing, as after an import
+    without them, are none: they are computed when they are needed, or by --repair.
 
     While the archive has events that the store does not have, publishes are refused: --repair
     restores them, --set-aside does without and keeps them under other names.
@@ -235,7 +238,10 @@ async def verify(
     findings: list[contex.Finding] = []
     with Progress("verified", bar=True) as progress:
         async with session.client.verify(
-            session.project, repair=repair, set_aside=set_aside
+            session.project,
+            repair=repair,
+            set_aside=set_aside,
+            all_deliveries=all_deliveries,
         ) as steps:
             async for step in steps:
                 progress.reach(step.event_count, step.total_count)
@@ -284,7 +290,8 @@ def _show_findings(findings: list[contex.Finding], summary: contex.VerifySummary
         "read": f"{out.counted(summary.event_count, 'event')}, "
         f"{out.counted(summary.segment_count, 'segment')}, "
         f"{out.counted(summary.snapshot_count, 'snapshot')}, "
-        f"{out.counted(summary.data_key_count, 'data key')}",
+        f"{out.counted(summary.data_key_count, 'data key')}, "
+        f"{out.counted(summary.delivery_count, 'delivery')}",
         "differences": f"{len(findings):,}, {sum(f.repaired for f in findings):,} repaired",
     }
     if vectors:

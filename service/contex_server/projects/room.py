@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from contex_server.inbox.reader import InboxReader
+from contex_server.inbox.verification import DeliveryVerification
 from contex_server.kernel.config import Settings
 from contex_server.kernel.growth import Growth
 from contex_server.log.store import Store
@@ -50,6 +52,7 @@ async def open_projects(
     storage: Storage,
     embeddings: Embeddings,
     states: StateReader,
+    inboxes: InboxReader,
     growth: Growth,
     stack: AsyncExitStack,
 ) -> ProjectsRoom:
@@ -95,7 +98,7 @@ async def open_projects(
         eraser,
         deleter,
         existence,
-        Verification(storage, embeddings, recovery),
+        Verification(storage, embeddings, recovery, DeliveryVerification(inboxes)),
         archiver,
         recovery,
         admission,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from contex_server.inbox.verification import DeliveryVerification
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.model import (
@@ -57,6 +58,7 @@ class FindingKind(IntEnum):
     SNAPSHOT = 5
     COUNTER = 6
     VECTOR = 7
+    DELIVERY = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Summary:
     data_key_count: int = 0
     finding_count: int = 0
     repaired_count: int = 0
+    delivery_count: int = 0
 
 
 class VerifyProgress(NamedTuple):
@@ -88,6 +91,7 @@ class VerifyProgress(NamedTuple):
 
     events: int
     total: int
+    deliveries: int
     finding: Finding | None = None
     summary: Summary | None = None
 
@@ -99,25 +103,36 @@ class Verification:
     storage: Storage
     embeddings: Embeddings
     recovery: Recovery | None
+    deliveries: DeliveryVerification
 
     async def verify(
-        self, project: str, *, repair: bool, set_aside: bool = False
+        self,
+        project: str,
+        *,
+        repair: bool,
+        set_aside: bool = False,
+        all_deliveries: bool = False,
     ) -> AsyncGenerator[VerifyProgress, None]:
         """Reads everything, and reports differences as they are found.
 
         Args:
             repair: Whether to restore what can be restored.
             set_aside: Whether to do without archived events that the store does not know of.
+            all_deliveries: Whether to judge every delivery in the inboxes of agents, not only some.
         """
-        run = _Run(self, project, repair, set_aside)
+        run = _Run(self, project, repair, set_aside, all_deliveries)
         summary = run.summary
         async with aclosing(run.findings()) as findings:
             async for finding in findings:
                 if finding is not None:
                     summary.finding_count += 1
                     summary.repaired_count += finding.repaired
-                yield VerifyProgress(summary.event_count, run.total, finding)
-        yield VerifyProgress(summary.event_count, run.total, summary=summary)
+                yield VerifyProgress(
+                    summary.event_count, run.total, summary.delivery_count, finding
+                )
+        yield VerifyProgress(
+            summary.event_count, run.total, summary.delivery_count, summary=summary
+        )
 
 
 class _Run:
@@ -128,7 +143,14 @@ class _Run:
         total: How many events there are; 0 until that is known.
     """
 
-    def __init__(self, of: Verification, project: str, repair: bool, set_aside: bool) -> None:
+    def __init__(
+        self,
+        of: Verification,
+        project: str,
+        repair: bool,
+        set_aside: bool,
+        all_deliveries: bool,
+    ) -> None:
         self._storage = of.storage
         self._store = of.storage.store
         self._log = of.storage.log
@@ -137,6 +159,8 @@ class _Run:
         self._project = project
         self._repair = repair
         self._set_aside = set_aside
+        self._deliveries = of.deliveries
+        self._all_deliveries = all_deliveries
         self.summary = Summary()
         self.total = 0
         self._state: dict[str, KeyState] = {}
@@ -173,6 +197,12 @@ class _Run:
             yield finding
         for finding in await self._settings():
             yield finding
+        judged = self._deliveries.verify(self._project, everything=self._all_deliveries)
+        async with aclosing(judged):
+            async for step in judged:
+                self.summary.delivery_count = step.deliveries
+                found = step.finding
+                yield None if found is None else Finding(FindingKind.DELIVERY, *found)
 
     async def _unrecorded_segments(
         self, recovery: Recovery, unrecorded: UnrecordedSegments

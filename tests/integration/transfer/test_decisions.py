@@ -185,7 +185,9 @@ async def test_deciding_goes_on_while_it_is_exported(
         told = []
         for server in (word_server, other):
             inboxes, _ = await decided(server)
-            told.append({name: [body[:1] for _, body in page[-4:]] for name, page in inboxes.items()})
+            told.append(
+                {name: [body[:1] for _, body in page[-4:]] for name, page in inboxes.items()}
+            )
         assert told[0] == told[1]
         assert all(LEFT in bodies for name, bodies in told[0].items() if name in "ab")
 

@@ -206,7 +206,12 @@ class ProjectService(Calls):
         return values.erased_data(response)
 
     def verify(
-        self, project: str, *, repair: bool = False, set_aside: bool = False
+        self,
+        project: str,
+        *,
+        repair: bool = False,
+        set_aside: bool = False,
+        all_deliveries: bool = False,
     ) -> SyncAnswerStream[VerifyStep]:
         """Reads a project end to end and reports differences between copies of the same facts.
 
@@ -214,12 +219,14 @@ class ProjectService(Calls):
             repair: Rebuild whatever can be derived from the rest.
             set_aside: Do without archived events that the store does not have; they are kept under
                 other names.
+            all_deliveries: Judge every delivery in the inboxes of agents, not only some.
         """
         request = wire.message(
             project_service_pb2.VerifyProjectRequest,
             project=project,
             repair=repair,
             set_aside=set_aside,
+            all_deliveries=all_deliveries,
         )
         return self._answers(
             lambda: self._projects.VerifyProject(request, metadata=self._metadata),

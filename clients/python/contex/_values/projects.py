@@ -471,6 +471,10 @@ class FindingKind(enum.Enum):
 
     It is computed when it is needed.
     """
+    DELIVERY = "delivery"
+    """A delivery in an agent's inbox is not what follows from the log, what the agent is known to
+    hold is not what its inbox adds up to, or a need scores otherwise than was recorded.
+    """
     OTHER = "other"
     """One that a newer server has added.
 
@@ -484,7 +488,9 @@ class Finding:
 
     Attributes:
         kind: What the inconsistency is about.
-        place: Where it is: a sequence, a data key, or the name of an object or counter.
+        place: Where it is: a sequence, a data key, or the name of an object or counter. Of a
+            delivery, the agent and the sequence of the event that brought it, with a space between
+            them.
         detail: What is wrong, in plain words.
         repairable: Whether it can be repaired from what is left.
         repaired: Whether it was repaired.
@@ -520,6 +526,7 @@ class VerifySummary:
         data_key_count: Number of data keys verified.
         finding_count: Number of inconsistencies found.
         repaired_count: Number of inconsistencies repaired.
+        delivery_count: Number of deliveries judged.
     """
 
     as_of_sequence: str
@@ -529,6 +536,7 @@ class VerifySummary:
     data_key_count: int
     finding_count: int
     repaired_count: int
+    delivery_count: int
 
 
 def verify_summary(message: project_service_pb2.VerifySummary) -> VerifySummary:
@@ -541,6 +549,7 @@ def verify_summary(message: project_service_pb2.VerifySummary) -> VerifySummary:
         data_key_count=message.data_key_count,
         finding_count=message.finding_count,
         repaired_count=message.repaired_count,
+        delivery_count=message.delivery_count,
     )
 
 
@@ -553,12 +562,14 @@ class VerifyStep:
         total_count: Total number of events.
         finding: An inconsistency, if this item reports one.
         summary: What was verified. Only in the last item.
+        delivery_count: Number of deliveries judged so far.
     """
 
     event_count: int
     total_count: int
     finding: Finding | None
     summary: VerifySummary | None
+    delivery_count: int
 
 
 def verify_step(message: project_service_pb2.VerifyProjectResponse) -> VerifyStep:
@@ -568,6 +579,7 @@ def verify_step(message: project_service_pb2.VerifyProjectResponse) -> VerifySte
         total_count=message.total_count,
         finding=finding(message.finding) if message.HasField("finding") else None,
         summary=verify_summary(message.summary) if message.HasField("summary") else None,
+        delivery_count=message.delivery_count,
     )
 
 
@@ -579,4 +591,5 @@ _FINDING_KINDS = {
     5: FindingKind.SNAPSHOT,
     6: FindingKind.COUNTER,
     7: FindingKind.VECTOR,
+    8: FindingKind.DELIVERY,
 }

@@ -83,6 +83,10 @@ class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKi
     """A counter is wrong."""
     FINDING_KIND_VECTOR: _FindingKind.ValueType  # 7
     """The vector of a datum is missing. It is computed when it is needed."""
+    FINDING_KIND_DELIVERY: _FindingKind.ValueType  # 8
+    """A delivery in an agent's inbox is not what follows from the log, what the agent is known to hold
+    is not what its inbox adds up to, or a need scores otherwise than was recorded.
+    """
 
 class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper):
     """What an inconsistency is about."""
@@ -103,6 +107,10 @@ FINDING_KIND_COUNTER: FindingKind.ValueType  # 6
 """A counter is wrong."""
 FINDING_KIND_VECTOR: FindingKind.ValueType  # 7
 """The vector of a datum is missing. It is computed when it is needed."""
+FINDING_KIND_DELIVERY: FindingKind.ValueType  # 8
+"""A delivery in an agent's inbox is not what follows from the log, what the agent is known to hold
+is not what its inbox adds up to, or a need scores otherwise than was recorded.
+"""
 Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
 
 @_typing.final
@@ -983,6 +991,7 @@ class VerifyProjectRequest(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     REPAIR_FIELD_NUMBER: _builtins.int
     SET_ASIDE_FIELD_NUMBER: _builtins.int
+    ALL_DELIVERIES_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     repair: _builtins.bool
@@ -992,16 +1001,21 @@ class VerifyProjectRequest(_message.Message):
     names, and are no part of the project any more. This is for a store that came back older and has
     grown since, or that is meant to begin anew; publishes are refused until it is decided.
     """
+    all_deliveries: _builtins.bool
+    """Judge every delivery in the inboxes of agents. By default the newest 100 of each, in a project
+    with more than 1,000 agents of some 1,000 of them.
+    """
     def __init__(
         self,
         *,
         project: _builtins.str = ...,
         repair: _builtins.bool = ...,
         set_aside: _builtins.bool = ...,
+        all_deliveries: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "repair", b"repair", "set_aside", b"set_aside"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_deliveries", b"all_deliveries", "project", b"project", "repair", b"repair", "set_aside", b"set_aside"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1021,7 +1035,9 @@ class Finding(_message.Message):
     kind: Global___FindingKind.ValueType
     """What the inconsistency is about."""
     place: _builtins.str
-    """Where it is: a sequence, a data key, or the name of an object or counter."""
+    """Where it is: a sequence, a data key, or the name of an object or counter. Of a delivery, the agent
+    and the sequence of the event that brought it, with a space between them.
+    """
     detail: _builtins.str
     """What is wrong, in plain words."""
     repairable: _builtins.bool
@@ -1055,10 +1071,13 @@ class VerifyProjectResponse(_message.Message):
     TOTAL_COUNT_FIELD_NUMBER: _builtins.int
     FINDING_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    DELIVERY_COUNT_FIELD_NUMBER: _builtins.int
     event_count: _builtins.int
     """Number of events read so far."""
     total_count: _builtins.int
     """Total number of events."""
+    delivery_count: _builtins.int
+    """Number of deliveries judged so far."""
     @_builtins.property
     def finding(self) -> Global___Finding:
         """An inconsistency, if this message reports one."""
@@ -1074,10 +1093,11 @@ class VerifyProjectResponse(_message.Message):
         total_count: _builtins.int = ...,
         finding: Global___Finding | None = ...,
         summary: Global___VerifySummary | None = ...,
+        delivery_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count", b"event_count", "finding", b"finding", "summary", b"summary", "total_count", b"total_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_count", b"delivery_count", "event_count", b"event_count", "finding", b"finding", "summary", b"summary", "total_count", b"total_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1096,6 +1116,7 @@ class VerifySummary(_message.Message):
     DATA_KEY_COUNT_FIELD_NUMBER: _builtins.int
     FINDING_COUNT_FIELD_NUMBER: _builtins.int
     REPAIRED_COUNT_FIELD_NUMBER: _builtins.int
+    DELIVERY_COUNT_FIELD_NUMBER: _builtins.int
     as_of_sequence: _builtins.str
     """The log was verified up to this sequence."""
     event_count: _builtins.int
@@ -1110,6 +1131,8 @@ class VerifySummary(_message.Message):
     """Number of inconsistencies found."""
     repaired_count: _builtins.int
     """Number of inconsistencies repaired."""
+    delivery_count: _builtins.int
+    """Number of deliveries judged."""
     def __init__(
         self,
         *,
@@ -1120,10 +1143,11 @@ class VerifySummary(_message.Message):
         data_key_count: _builtins.int = ...,
         finding_count: _builtins.int = ...,
         repaired_count: _builtins.int = ...,
+        delivery_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_sequence", b"as_of_sequence", "data_key_count", b"data_key_count", "event_count", b"event_count", "finding_count", b"finding_count", "repaired_count", b"repaired_count", "segment_count", b"segment_count", "snapshot_count", b"snapshot_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_sequence", b"as_of_sequence", "data_key_count", b"data_key_count", "delivery_count", b"delivery_count", "event_count", b"event_count", "finding_count", b"finding_count", "repaired_count", b"repaired_count", "segment_count", b"segment_count", "snapshot_count", b"snapshot_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

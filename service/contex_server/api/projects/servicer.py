@@ -176,12 +176,19 @@ class ProjectServicer(Servicer):
 
     async def verify_project(self, request: pb.VerifyProjectRequest, call: Call) -> None:
         steps = self._rooms.projects.verification.verify(
-            call.project, repair=request.repair, set_aside=request.set_aside
+            call.project,
+            repair=request.repair,
+            set_aside=request.set_aside,
+            all_deliveries=request.all_deliveries,
         )
         async with aclosing(steps):
             async for step in steps:
                 response = convert(
-                    pb.VerifyProjectResponse, step, event_count=step.events, total_count=step.total
+                    pb.VerifyProjectResponse,
+                    step,
+                    event_count=step.events,
+                    total_count=step.total,
+                    delivery_count=step.deliveries,
                 )
                 await call.write(response.SerializeToString())
 
