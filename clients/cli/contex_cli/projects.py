@@ -228,8 +228,8 @@ async def verify(
         False, "Judge every delivery in the inboxes of agents, not only some of the newest."
     ),
 ) -> ExitCode:
-    """Compares the log, the archive, the state, the snapshots, the counters and what was decided for
-    agents. Exits with 9 if a difference is left. Vectors that are missing, as after an import
+    """Compares the log, the archive, the state, the snapshots, the counters and what was decided
+    for agents. Exits with 9 if a difference is left. Vectors that are missing, as after an import
     without them, are none: they are computed when they are needed, or by --repair.
 
     While the archive has events that the store does not have, publishes are refused: --repair

@@ -324,5 +324,11 @@ class InboxStore(Protocol):
         no process has which decided for a project of that name before.
         """
 
+    async def adopt_decisions(self, project: str, staged: str) -> bool:
+        """Moves what was restored to a staged project to its target, which has the same log.
+
+        Returns False, and does nothing, if there is nothing, or the target has agents of its own.
+        """
+
     async def join(self, member: str, ttl_ms: int) -> list[str]:
         """Says that a process decides, for a while; returns all that do. With 0 it leaves."""

@@ -108,6 +108,8 @@ class ImportCommit:
             tail = upto
             reached("import-added")
         await self._count_backgrounds()
+        # Before the agents, of which a decider would take it that nothing was decided.
+        await store.inboxes.adopt_decisions(project, staged)
         agents: dict[str, RestoredAgent] = {}
         after = ""
         while records := await store.agents.agents(staged, after, _BATCH_EVENTS):

@@ -352,8 +352,7 @@ class Import:
             await heavily(check_decisions, part, self._importer.limits)
         except ValueError as error:
             raise self._malformed(f"what was decided: {error}") from error
-        kept = self._exact and self._request.verbatim and self._project_tail == BEGINNING
-        if kept and not self._request.dry_run:
+        if self._exact and self._request.verbatim and not self._request.dry_run:
             self._decisions = True
             epoch = int(1000 * self._checkpoint.at)
             await self._store.inboxes.restore_decisions(self._staging.project, part, epoch)

@@ -143,6 +143,7 @@ async def test_a_store_that_is_lost(
 ) -> None:
     """The recovery drill of docs/operations/recovery.md."""
     await api.register("reader", "apples")
+    await api.publish(event("fruit", b'"apples"'))
     for subject in ("anna", "bert"):
         await api.publish(
             event(subject, b'"of %s"' % subject.encode(), metadata={"subject": subject})
@@ -168,6 +169,8 @@ async def test_a_store_that_is_lost(
         await api.publish(event(f"late-{n}"))
     late = await exported(api, include=[1, 2, 3])
     everything = await listed(api)
+    reader = await api.listen("reader", after_sequence="0").live()
+    await reader.cancel()
     states = {at: await state(api, everything[at].sequence) for at in (40, 90, len(everything) - 1)}
     await small_server.stop()
     async with fresh_store() as fresh:
@@ -197,7 +200,13 @@ async def test_a_store_that_is_lost(
             assert await listed(again) == everything
             for at, expected in states.items():
                 assert await state(again, everything[at].sequence) == expected
+            # Its agents are told what they were told, and of what becomes of that.
             stream = await again.listen("reader", after_sequence="0").live()
+            assert stream.matched == reader.matched
+            await again.publish(event("fruit", b'"pears"'))
+            everything = await listed(again)
+            await stream.count(2)
+            assert stream.told == ["MATCHED", "LEFT"]
             await stream.cancel()
             assert (await verify(again))[0] == []
             # It goes on: new events come after, and are archived.

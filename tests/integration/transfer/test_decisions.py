@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from contex.v1 import event_pb2
+from contex.v1.project_service_pb2 import VerifyProjectRequest
 from contex.v1.transfer_service_pb2 import KeyMapping
 from contex_server.inbox.holdings import unpack_holders
 from contex_server.kernel.model import Range, Sequence
@@ -83,6 +84,13 @@ async def everything(api: Api, agent_id: str, **start: str) -> list[event_pb2.Ma
     return stream.matched
 
 
+async def deliveries_found(api: Api) -> list[str]:
+    request = VerifyProjectRequest(project=P, all_deliveries=True)
+    steps = [step async for step in api.projects.VerifyProject(request, timeout=DEADLINE_S)]
+    assert steps[-1].summary.delivery_count > 10
+    return [step.finding.detail for step in steps if step.HasField("finding")]
+
+
 async def test_agents_go_on_with_what_was_decided(
     word_api: Api, word_server: Server, other: Server
 ) -> None:
@@ -105,6 +113,7 @@ async def test_agents_go_on_with_what_was_decided(
         report = await imported(api, data, P)
         assert report.agent_count == 4
         assert await decided(other) == before
+        assert await deliveries_found(api) == []
         for name, matched in rest.items():
             assert await everything(api, name) == matched
             assert await everything(api, name, after_sequence="0") == whole[name]
@@ -117,6 +126,8 @@ async def test_agents_go_on_with_what_was_decided(
         await api.publish(event("k0", b'"alpha"'))
         await streams["online"].count(5)
         assert streams["online"].told[3:] == ["LEFT", "MATCHED"]
+        await decided(other)
+        assert await deliveries_found(api) == []
 
 
 async def test_deciding_goes_on_while_it_is_exported(

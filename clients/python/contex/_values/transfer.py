@@ -68,7 +68,12 @@ class ExportPart(enum.Enum):
     """
 
     AGENTS = "agents"
-    """The registered agents, with their needs and cursors."""
+    """The registered agents, with their needs and cursors.
+
+    An export of the whole log, without `since`, `until` and `filter`, also holds what was decided
+    for them: their inboxes, and what they hold of each datum. Servers of versions before can't
+    import it.
+    """
     VECTORS = "vectors"
     """The vectors used for matching.
 
@@ -86,15 +91,18 @@ class ImportMode(enum.Enum):
     """Unchanged: sequences, times and revisions are kept.
 
     The project must be empty, or hold exactly the beginning of the file, in which case the rest is
-    added. Otherwise refused (PROJECT_NOT_EMPTY).
+    added. Otherwise refused (PROJECT_NOT_EMPTY). Agents go on where they were, with what was
+    decided for them, unless events are left out or changed, or the project has agents of its own:
+    then it is decided anew from their cursors on.
     """
     REPLAY = "replay"
     """As new events at the end of the project's log.
 
     The metadata "original_sequence" and "original_time" hold the event's original sequence and
-    time. Events that the exporting service wrote itself (registrations, feedback) are left out.
-    CloudEvents from other sources keep their attributes instead, as metadata "cloudevents_<name>",
-    "cloudevents_time" for one. An event that Publish would refuse is refused (IMPORT_MALFORMED).
+    time. Events that the exporting service wrote itself (registrations, feedback) are left out, and
+    so are agents. CloudEvents from other sources keep their attributes instead, as metadata
+    "cloudevents_<name>", "cloudevents_time" for one. An event that Publish would refuse is refused
+    (IMPORT_MALFORMED).
     """
 
 

@@ -77,7 +77,10 @@ class _ExportPartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportPart
     EXPORT_PART_UNSPECIFIED: _ExportPart.ValueType  # 0
     """Never returned."""
     EXPORT_PART_AGENTS: _ExportPart.ValueType  # 1
-    """The registered agents, with their needs and cursors."""
+    """The registered agents, with their needs and cursors. An export of the whole log, without `since`,
+    `until` and `filter`, also holds what was decided for them: their inboxes, and what they hold of
+    each datum. Servers of versions before can't import it.
+    """
     EXPORT_PART_VECTORS: _ExportPart.ValueType  # 2
     """The vectors used for matching. Without them, they are computed again after the import. With an
     open filter also the backgrounds of scores, so that the copy scores alike.
@@ -91,7 +94,10 @@ class ExportPart(_ExportPart, metaclass=_ExportPartEnumTypeWrapper):
 EXPORT_PART_UNSPECIFIED: ExportPart.ValueType  # 0
 """Never returned."""
 EXPORT_PART_AGENTS: ExportPart.ValueType  # 1
-"""The registered agents, with their needs and cursors."""
+"""The registered agents, with their needs and cursors. An export of the whole log, without `since`,
+`until` and `filter`, also holds what was decided for them: their inboxes, and what they hold of
+each datum. Servers of versions before can't import it.
+"""
 EXPORT_PART_VECTORS: ExportPart.ValueType  # 2
 """The vectors used for matching. Without them, they are computed again after the import. With an
 open filter also the backgrounds of scores, so that the copy scores alike.
@@ -111,12 +117,14 @@ class _ImportModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportMode
     IMPORT_MODE_EXACT: _ImportMode.ValueType  # 1
     """Unchanged: sequences, times and revisions are kept. The project must be empty, or hold
     exactly the beginning of the file, in which case the rest is added. Otherwise refused
-    (PROJECT_NOT_EMPTY).
+    (PROJECT_NOT_EMPTY). Agents go on where they were, with what was decided for them, unless
+    events are left out or changed, or the project has agents of its own: then it is decided anew
+    from their cursors on.
     """
     IMPORT_MODE_REPLAY: _ImportMode.ValueType  # 2
     """As new events at the end of the project's log. The metadata "original_sequence" and
     "original_time" hold the event's original sequence and time. Events that the exporting
-    service wrote itself (registrations, feedback) are left out. CloudEvents from other sources
+    service wrote itself (registrations, feedback) are left out, and so are agents. CloudEvents from other sources
     keep their attributes instead, as metadata "cloudevents_<name>", "cloudevents_time" for one.
     An event that Publish would refuse is refused (IMPORT_MALFORMED).
     """
@@ -129,12 +137,14 @@ IMPORT_MODE_UNSPECIFIED: ImportMode.ValueType  # 0
 IMPORT_MODE_EXACT: ImportMode.ValueType  # 1
 """Unchanged: sequences, times and revisions are kept. The project must be empty, or hold
 exactly the beginning of the file, in which case the rest is added. Otherwise refused
-(PROJECT_NOT_EMPTY).
+(PROJECT_NOT_EMPTY). Agents go on where they were, with what was decided for them, unless
+events are left out or changed, or the project has agents of its own: then it is decided anew
+from their cursors on.
 """
 IMPORT_MODE_REPLAY: ImportMode.ValueType  # 2
 """As new events at the end of the project's log. The metadata "original_sequence" and
 "original_time" hold the event's original sequence and time. Events that the exporting
-service wrote itself (registrations, feedback) are left out. CloudEvents from other sources
+service wrote itself (registrations, feedback) are left out, and so are agents. CloudEvents from other sources
 keep their attributes instead, as metadata "cloudevents_<name>", "cloudevents_time" for one.
 An event that Publish would refuse is refused (IMPORT_MALFORMED).
 """
@@ -204,7 +214,9 @@ class ExportProjectRequest(_message.Message):
 
     @_builtins.property
     def until(self) -> _event_pb2.Position:
-        """Upper end of the range: the cut. Unset: the end of the log when the call starts."""
+        """Upper end of the range: the cut. Unset: the end of the log when the call starts; with what was
+        decided for agents, the end when that has been read.
+        """
 
     @_builtins.property
     def filter(self) -> _event_pb2.EventFilter:

@@ -343,6 +343,12 @@ class RedisInboxes(Facet, InboxStore):
         for entries in _filling({0: ShardDecisions(0, entries=part.entries)}):
             await self._decide(staged, "", {}, entries, commit=False)
 
+    async def adopt_decisions(self, project: str, staged: str) -> bool:
+        keys = (key(project, "deciding"), key(staged, "deciding"), key(project, "agents"))
+        call = ("FCALL", "contex1_adopt_decisions", len(keys), *keys)
+        (adopted,) = await self._client.run(project, call)
+        return bool(adopted)
+
     async def join(self, member: str, ttl_ms: int) -> list[str]:
         call = ("FCALL", "contex1_join", 1, _MEMBERS, member, ttl_ms)
         (members,) = await self._client.run_in(0, call)

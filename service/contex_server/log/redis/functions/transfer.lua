@@ -77,6 +77,29 @@ local function restore(keys, args)
   return restore_all(keys, args, 2)
 end
 
+-- Moves what was decided in a staged project to the one that has the same log by now, and of whose
+-- agents nothing was decided.
+local function move_decisions(staged, target)
+  for _, kind in ipairs(decided_kinds(staged)) do
+    if redis.call('EXISTS', staged .. kind) == 1 then
+      redis.call('RENAME', staged .. kind, target .. kind)
+    end
+  end
+  local with_agents, name = with_agents_key(target)
+  redis.call('SADD', with_agents, name)
+end
+
+-- The same as a step of its own, for a project that an import has added events to.
+--
+-- KEYS  deciding of the project, deciding of the staged one, agents of the project
+-- Returns 1, or 0 if nothing is staged, or the project decides for agents of its own.
+local function adopt_decisions(keys)
+  if redis.call('EXISTS', keys[2]) == 0 then return 0 end
+  if redis.call('EXISTS', keys[1]) == 1 or redis.call('HLEN', keys[3]) > 0 then return 0 end
+  move_decisions(string.match(keys[2], '^(.*:)deciding$'), string.match(keys[1], '^(.*:)deciding$'))
+  return 1
+end
+
 -- Lets a staged project take the place of one that is empty.
 --
 -- KEYS  events of the project, events of the staged one, audit of the project
@@ -91,17 +114,12 @@ local function commit_import(keys, args)
   for _, hour in ipairs(redis.call('SMEMBERS', staged .. 'activity-open')) do
     kinds[#kinds + 1] = 'activity:' .. hour
   end
-  local decides = redis.call('EXISTS', staged .. 'deciding') == 1
-  for _, kind in ipairs(decided_kinds(staged)) do kinds[#kinds + 1] = kind end
   for _, kind in ipairs(kinds) do
     if redis.call('EXISTS', staged .. kind) == 1 then
       redis.call('RENAME', staged .. kind, target .. kind)
     end
   end
-  if decides then
-    local with_agents, name = with_agents_key(target)
-    redis.call('SADD', with_agents, name)
-  end
+  if redis.call('EXISTS', staged .. 'deciding') == 1 then move_decisions(staged, target) end
   local bucket, name = string.match(target, '^(ctx:{%d+}):p:(.*):$')
   redis.call('SREM', bucket .. ':projects', string.match(staged, '^ctx:{%d+}:p:(.*):$'))
   redis.call('SADD', bucket .. ':projects', name)
@@ -134,4 +152,5 @@ end
 redis.register_function('contex1_restore', restore)
 redis.register_function('contex2_restore', restore_expiring)
 redis.register_function('contex1_commit_import', commit_import)
+redis.register_function('contex1_adopt_decisions', adopt_decisions)
 redis.register_function('contex1_drop_import', drop_import)
