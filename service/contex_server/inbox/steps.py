@@ -96,10 +96,9 @@ class Steps:
             Range(inbox_id(place).prev(), last_place(place)),
             LAST_ENTRY,
         )
-        done = {d.event for d in await decider.decisions(subscriber, begun)}
+        done = {d.event: d for d in await decider.decisions(subscriber, begun)}
         since = begun[-1].id if begun else last_place(place.prev())
         number = entry_of(since) if begun else 0
-        data = [datum for datum in data if datum.sequence not in done]
         if not (is_new or begun or awaited.missed):
             data.insert(0, _Datum(place, "", ()))
         parts = [data[start : start + _PART] for start in range(0, len(data), _PART)] or [[]]
@@ -118,6 +117,15 @@ class Steps:
                         continue
                     holders = draft.holders[shard].setdefault(datum.data_key, {})
                     before = holders.get(subscriber.number)
+                    if before is not None and before.last > event.revision:
+                        continue  # A copy of the project has what was decided later.
+                    if (told := done.get(datum.sequence)) is not None:
+                        # A copy may have been taken of the inbox after what was held before.
+                        held_now = _holding(event, before, told.change, told.matches)
+                        if before is None or (before.last, before.held) != (held_now.last, held_now.held):
+                            holders[subscriber.number] = held_now
+                            draft.changed.add((shard, datum.data_key))
+                        continue
                     change = _change(datum, event, subscriber, before)
                     if change is None:
                         if before is not None and before.held and datum.near:
@@ -136,13 +144,7 @@ class Steps:
                         matches,
                         version,
                     )
-                    holders[subscriber.number] = Holding(
-                        event.revision if before is None else before.first,
-                        event.revision,
-                        event.text_digest[:DIGEST_BYTES],
-                        met,
-                        by_filters_alone(matches),
-                    )
+                    holders[subscriber.number] = _holding(event, before, change, matches)
                     draft.changed.add((shard, datum.data_key))
                     if met and is_own(event, agent):
                         continue  # It holds what it published itself, and does without being told.
@@ -285,9 +287,6 @@ def _change(
     """What a registration tells its agent of a datum."""
     awaited = subscriber.awaited
     assert awaited is not None
-    if before is not None and before.last > event.revision:
-        # It is decided already what came later: a copy of the project was taken at that moment.
-        return None
     holds = before is not None and before.held
     if awaited.missed and before is not None and holds and before.last < event.revision:
         change = Change.UPDATED
@@ -302,6 +301,19 @@ def _change(
     if holds or event.deletes or event.erased is not None:
         return None
     return Change.MATCHED if met_by(datum.near, awaited.agent) else None
+
+
+def _holding(
+    event: Event, before: Holding | None, change: Change, matches: tuple[Match, ...]
+) -> Holding:
+    """What an agent holds of a datum that a registration told it of."""
+    return Holding(
+        event.revision if before is None else before.first,
+        event.revision,
+        event.text_digest[:DIGEST_BYTES],
+        change in (Change.MATCHED, Change.UPDATED),
+        by_filters_alone(matches),
+    )
 
 
 def _told(entry: Entry) -> Delivery:

@@ -17,9 +17,8 @@ from contex_server.inbox.holdings import Holding, unpack_holders
 from contex_server.inbox.reader import InboxReader
 from contex_server.inbox.subscriber import Subscriber, lowest
 from contex_server.kernel import event_codec
-from contex_server.kernel.inbox_ids import entry_of, event_of, last_place
+from contex_server.kernel.inbox_ids import entry_of, event_of, inbox_id, last_place
 from contex_server.kernel.model import (
-    BEGINNING,
     DATA_ERASED,
     DATA_EXPIRED,
     SERVICE_TYPES,
@@ -132,8 +131,10 @@ class DeliveryVerification:
                 continue
             inbox = _Inbox(subscriber)
             upto = await self._decided(project, agent_id)
-            start = BEGINNING if everything else await self._start(project, agent_id, upto)
-            position = start
+            # What comes before is an earlier agent's of its id.
+            position = inbox_id(subscriber.begin)
+            if not everything:
+                position = max(position, await self._start(project, agent_id, upto))
             while page := await self._read(project, inbox, Range(position, upto)):
                 position = page[-1].place
                 count += len(page)

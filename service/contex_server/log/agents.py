@@ -141,6 +141,9 @@ class AgentStore(Protocol):
             Those that were unregistered.
         """
 
+    async def set_cursors(self, project: str, cursors: Mapping[str, Sequence]) -> None:
+        """Moves durable cursors, also back, of a project that nobody uses yet."""
+
     async def restore_agents(self, project: str, agents: Mapping[str, RestoredAgent]) -> int:
         """Stores the registrations and cursors of agents that are not registered yet.
 

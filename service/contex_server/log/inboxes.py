@@ -197,6 +197,7 @@ class CarriedDecisions:
         places: Where agents stand inside of what an event brought.
         holders: By shard and data key, what is known of who was sent it.
         entries: Of inboxes, in their order.
+        anew: What came in parts before does not count.
     """
 
     shards: dict[int, Sequence] = field(default_factory=dict)
@@ -207,6 +208,7 @@ class CarriedDecisions:
     places: dict[str, Sequence] = field(default_factory=dict)
     holders: dict[int, dict[str, bytes]] = field(default_factory=dict)
     entries: dict[str, list[InboxEntry]] = field(default_factory=dict)
+    anew: bool = False
 
 
 class InboxStore(Protocol):

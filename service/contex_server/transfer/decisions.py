@@ -17,6 +17,9 @@ the same:
 - An agent that was registered meanwhile gets another number from the importing server. Holders
   by numbers that nobody had at that moment are left out.
 
+- What is erased meanwhile can't be judged again as it was. Then it is read anew, from the next
+  moment on.
+
 An erasure that is decided anew may tell an agent a second time of a datum that it was sent after
 the erasure; it is never left out.
 """
@@ -25,17 +28,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
 from contex_server.inbox.entry import Version, decode
 from contex_server.inbox.holdings import pack_holders, unpack_holders
 from contex_server.inbox.subscriber import decode_subscriber
+from contex_server.kernel import event_codec
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import ContexError
+from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.inbox_ids import event_of
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence
+from contex_server.kernel.model import BEGINNING, DATA_ERASED, END_OF_TIME, Range, Sequence
 from contex_server.kernel.right_of_way import heavily
+from contex_server.kernel.slices import sliced
 from contex_server.log.agents import AgentRecord
 from contex_server.log.inboxes import (
     SHARDS,
@@ -44,8 +50,10 @@ from contex_server.log.inboxes import (
     InboxStore,
     shard_of,
 )
+from contex_server.log.pages import pages
 from contex_server.match.agent_codec import AgentDamaged
 from contex_server.match.agent_rules import check_agent
+from contex_server.tiers.storage import Storage
 
 T = TypeVar("T")
 
@@ -54,6 +62,8 @@ _AGENTS = 100
 _PAGE = 1_000
 _PART_BYTES = 1024 * 1024
 _MAX_NUMBER = 2**32 - 1
+_ATTEMPTS = 5
+_RETRY_MS = 30_000
 
 
 @dataclass(slots=True)
@@ -64,20 +74,55 @@ class DecisionsReader:
         state: Where deciding stood when it was begun with.
     """
 
-    store: InboxStore
+    storage: Storage
     project: str
     state: DecidingState
 
     @classmethod
-    async def begin(cls, store: InboxStore, project: str) -> DecisionsReader | None:
+    async def begin(cls, storage: Storage, project: str) -> DecisionsReader | None:
         """Reads where deciding stands; None if nothing is decided there yet."""
-        state = await store.deciding_state(project)
+        state = await storage.store.inboxes.deciding_state(project)
         if state.shards.keys() != set(range(SHARDS)) or not state.records:
             return None
-        return cls(store, project, state)
+        return cls(storage, project, state)
+
+    @property
+    def store(self) -> InboxStore:
+        """Where it is."""
+        return self.storage.store.inboxes
 
     async def parts(self) -> AsyncGenerator[CarriedDecisions, None]:
-        """What was decided, in parts."""
+        """What was decided, in parts; one with `anew` revokes those before.
+
+        Raises:
+            ContexError: OVERLOADED: data are erased from the project again and again.
+        """
+        for _ in range(_ATTEMPTS):
+            since = (await self.storage.log.bounds(self.project)).tail
+            self.state = await self.store.deciding_state(self.project)
+            yield CarriedDecisions(anew=True)
+            async for part in self._parts():
+                yield part
+            if not await self._erased_since(since):
+                return
+        raise ContexError(
+            Reason.OVERLOADED,
+            "data are being erased from the project: export it afterwards, or without agents",
+            retry_after_ms=_RETRY_MS,
+        )
+
+    async def _erased_since(self, since: Sequence) -> bool:
+        """Whether anything was erased after a sequence."""
+        span = Range(since, (await self.storage.log.bounds(self.project)).tail)
+        source = pages(self.storage.log, self.project, span, max_events=_PAGE)
+        async with aclosing(source):
+            async for page in source:
+                async for entry in sliced(page.entries):
+                    if event_codec.links(entry).event_type == DATA_ERASED:
+                        return True
+        return False
+
+    async def _parts(self) -> AsyncGenerator[CarriedDecisions, None]:
         state = self.state
         numbers, damaged = await heavily(_numbers, state.records)
         records = {name: r for name, r in state.records.items() if name not in damaged}
@@ -216,16 +261,16 @@ def _check_version(number: int, packed: bytes) -> None:
         raise ValueError(f"version {number}")
 
 
-async def check_within(store: InboxStore, staged: str, last: Sequence) -> bool:
-    """Checks that what was decided is about a log that ends with `last`: what is said of later
-    events would keep agents from those that come. Returns False if nothing was decided.
+async def check_within(store: InboxStore, staged: str, last: Sequence) -> None:
+    """Checks that what was decided, if anything was, is about a log that ends with `last`: what is
+    said of later events would keep agents from those that come.
 
     Raises:
         ValueError: Something is ahead of the log, or not all is there.
     """
     state = await store.deciding_state(staged)
     if not state.shards and not state.records:
-        return False
+        return
     if state.shards.keys() != set(range(SHARDS)):
         raise ValueError("where deciding stands is missing")
     for position in (*state.shards.values(), *state.own.values()):
@@ -238,4 +283,3 @@ async def check_within(store: InboxStore, staged: str, last: Sequence) -> bool:
         for agent_id, page in (await store.inboxes(staged, dict.fromkeys(some, newest), 1)).items():
             if page and event_of(page[0].id) > last:
                 raise ValueError(f"the inbox of {agent_id!r:.60} goes on after the last event")
-    return True

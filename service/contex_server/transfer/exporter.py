@@ -84,8 +84,9 @@ class _Progress:
     items: int = 0
     chain: str = ""
     fingerprint: str = ""
-    open_ended: bool = False
-    """Whether `until` was left out, so that the cut may be moved on."""
+    agents: int = 0
+    decided: bool = False
+    """Whether agents were written, with what was decided for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Exporter:
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, CURSOR_INVALID,
-                FORMAT_UNAVAILABLE, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE.
+                FORMAT_UNAVAILABLE, ARCHIVE_UNAVAILABLE, STORE_UNAVAILABLE, OVERLOADED.
         """
         project = request.project
         writer = await heavily(_writer, request)
@@ -110,12 +111,7 @@ class Exporter:
             at = _resumed(request, writer)
         else:
             cut = min(request.until, bounds.tail)
-            at = _Progress(
-                str(cut),
-                str(request.after),
-                fingerprint=_fingerprint(request),
-                open_ended=request.until == END_OF_TIME,
-            )
+            at = _Progress(str(cut), str(request.after), fingerprint=_fingerprint(request))
         cut, position = Sequence.parse(at.cut), Sequence.parse(at.position)
         total = max(bounds.length, at.scanned)
 
@@ -138,37 +134,48 @@ class Exporter:
             if not partial and cut == bounds.tail:
                 counters = await self.storage.store.projects.counters(project)
                 manifest = replace(manifest, events=counters.events, bytes=counters.bytes)
-            yield chunk(writer.begin(manifest))
+            decisions = await self._decisions(request)
+            # With what was decided, there is nothing to resume from before events follow.
+            yield chunk(writer.begin(manifest), resumable=decisions is None)
+            if decisions is not None:
+                async for data in self._decided(decisions, writer, at):
+                    yield chunk(data, resumable=False)
+                cut = Sequence.parse(at.cut)
         resumed = bool(request.resume) and position > request.after
         async for data in self._events(request, writer, at, Range(position, cut), resumed=resumed):
             yield chunk(data)
-        summary = Summary()
-        if ExportPart.AGENTS in request.parts:
-            decisions = None
-            if at.open_ended and request.after == BEGINNING and request.filter.is_open:
-                decisions = await DecisionsReader.begin(self.storage.store.inboxes, project)
-            if decisions is not None:
-                async for part in decisions.parts():
-                    yield chunk(await heavily(writer.decisions, part), resumable=False)
-            limit = END_OF_TIME if decisions is not None else cut
-            async for records in self._agents(project, limit, summary):
-                if decisions is not None and (begun := decisions.begun_since(records)).records:
-                    yield chunk(writer.decisions(begun), resumable=False)
+        if ExportPart.AGENTS in request.parts and not at.decided:
+            async for records in self._agents(project, cut, at):
                 yield chunk(writer.agents(records), resumable=False)
-            if decisions is not None:
-                # Last: everything that was read names events up to here.
-                rest = Range(cut, (await self.storage.log.bounds(project)).tail)
-                cut, at.cut = rest.until, str(rest.until)
-                async for data in self._events(request, writer, at, rest, resumed=True):
-                    yield chunk(data, resumable=False)
-        summary.cut, summary.first, summary.last = at.cut, at.first, at.last
-        summary.events = at.events
+        summary = Summary(at.cut, at.first, at.last, at.events, at.agents)
         async for data in self._parts(request, writer, cut, summary):
             yield chunk(data, resumable=False)
         if request.format is not FileFormat.PARQUET:
             summary.digest = writer.chain.digest
         last = await heavily(writer.end, summary)
         yield chunk(last, resumable=False, summary=summary)
+
+    async def _decisions(self, request: ExportRequest) -> DecisionsReader | None:
+        """What was decided, if it goes with the events: with all that there are, and no others."""
+        whole = request.after == BEGINNING and request.until == END_OF_TIME
+        if ExportPart.AGENTS not in request.parts or not (whole and request.filter.is_open):
+            return None
+        return await DecisionsReader.begin(self.storage, request.project)
+
+    async def _decided(
+        self, decisions: DecisionsReader, writer: Writer, at: _Progress
+    ) -> AsyncGenerator[bytes, None]:
+        """Agents with what was decided for them; moves the cut to the end of what that is about."""
+        async for part in decisions.parts():
+            yield await heavily(writer.decisions, part)
+        async for records in self._agents(decisions.project, END_OF_TIME, at):
+            begun = decisions.begun_since(records)
+            if begun.records:
+                yield writer.decisions(begun)
+            yield writer.agents(records)
+        # Last: everything that was read names events up to here.
+        at.cut = str((await self.storage.log.bounds(decisions.project)).tail)
+        at.decided = True
 
     async def _events(
         self, request: ExportRequest, writer: Writer, at: _Progress, span: Range, *, resumed: bool
@@ -195,9 +202,9 @@ class Exporter:
                 yield data
 
     async def _agents(
-        self, project: str, limit: Sequence, summary: Summary
+        self, project: str, limit: Sequence, at: _Progress
     ) -> AsyncGenerator[list[AgentRecord], None]:
-        """Registrations, with cursors up to a limit; counted in the summary.
+        """Registrations, with cursors up to a limit; counted in the progress.
 
         What is damaged is left out, as every import would refuse it; `verify` names it.
         """
@@ -209,7 +216,7 @@ class Exporter:
                 for a in records
                 if _is_agent(a.record)
             ]
-            summary.agents += len(kept)
+            at.agents += len(kept)
             yield kept
 
     async def _parts(

@@ -23,7 +23,7 @@ from contex_server.kernel.errors import ContexError, invalid_field
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.growth import Growth
-from contex_server.kernel.model import BEGINNING, END_OF_TIME, Entry, Origin, Range
+from contex_server.kernel.model import BEGINNING, Entry, Origin, Range
 from contex_server.kernel.right_of_way import heavily
 from contex_server.log.agents import AgentRecord, RestoredAgent
 from contex_server.log.inboxes import CarriedDecisions
@@ -123,8 +123,6 @@ class Import:
         self._batch_bytes = 0
         self._dimension = 0
         """Of the vectors; 0 until that is known."""
-        self._decisions = False
-        """Whether what was decided came with the file."""
         self._project_tail = BEGINNING
         """The end of the project when an exact import began."""
         self.byte_count = 0
@@ -278,8 +276,8 @@ class Import:
             if self._exact and not self._reader.exported:
                 problem = "not exported by Contex: import it with mode replay"
                 raise items.MalformedFile(problem, 0, 1)
-            if self._exact:
-                await self._check_decisions()
+            if self._exact and not self._request.dry_run:
+                await self._check_agents_stand()
         if self._exact and self._project_tail > self._checkpoint.matched:
             raise not_empty(self._request.project, self._project_tail)
         self._checkpoint.checked = True
@@ -311,15 +309,8 @@ class Import:
                 self._check_agents(item.records)
                 self.report.agents += len(item.records)
                 if not self._request.dry_run and self._exact:
-                    # A cursor beyond the last event that is imported can't be read from. With what
-                    # was decided, the last events follow.
-                    last = self._transform.continuity.last
-                    if self._decisions:
-                        last = END_OF_TIME
                     agents = {
-                        a.agent_id: RestoredAgent(
-                            a.record, min(a.cursor, last), ttl_ms_of(a.record)
-                        )
+                        a.agent_id: RestoredAgent(a.record, a.cursor, ttl_ms_of(a.record))
                         for a in item.records
                     }
                     await self._store.agents.restore_agents(self._staging.project, agents)
@@ -353,26 +344,22 @@ class Import:
         except ValueError as error:
             raise self._malformed(f"what was decided: {error}") from error
         if self._exact and self._request.verbatim and not self._request.dry_run:
-            self._decisions = True
             epoch = int(1000 * self._checkpoint.at)
             await self._store.inboxes.restore_decisions(self._staging.project, part, epoch)
 
-    async def _check_decisions(self) -> None:
-        """Checks that nothing was decided, and no cursor stands, after the last event."""
-        if self._request.dry_run:
-            return
+    async def _check_agents_stand(self) -> None:
+        """Checks that nothing was decided after the last event, and lets no agent stand there: a
+        cursor beyond what is imported can't be read from."""
         staged, last = self._staging.project, self._transform.continuity.last
         try:
-            if not await check_within(self._store.inboxes, staged, last):
-                return
+            await check_within(self._store.inboxes, staged, last)
         except ValueError as error:
             raise self._malformed(f"what was decided: {error}") from error
         after = ""
         while records := await self._store.agents.agents(staged, after, _BATCH_EVENTS):
             after = records[-1].agent_id
-            for agent in records:
-                if agent.cursor > last:
-                    raise self._malformed(f"agent {agent.agent_id!r:.60}: its cursor is ahead")
+            ahead = {agent.agent_id: last for agent in records if agent.cursor > last}
+            await self._store.agents.set_cursors(staged, ahead)
 
     async def _import_backgrounds(self, item: items.Backgrounds) -> None:
         """Keeps backgrounds if every event is imported unchanged: they sum up all of them."""

@@ -12,6 +12,7 @@
     A  agents: a JSON array of [id, cursor, record in base64]
     D  what was decided for agents: uint8 version of its layout, 1; then a block whose ids are names
        of tables, and whose bodies a uint16 length, a name of that length, and a value:
+         anew       ""              what came in frames before does not count
          shard      a number        up to which event it is decided for its agents
          own        an agent        the same, where it is behind its shard
          numbers    ""              how many numbers of agents were given out
@@ -20,7 +21,7 @@
          place      an agent        where it stands inside of what an event brought
          holders:N  a data key      which agents of shard N were sent it
          inbox      an agent        an entry: its id, a space and what was decided
-       Events may follow that were published meanwhile.
+       They come before the agents, and both before the events.
     V  vectors: a block whose ids are the texts' digests in hexadecimal
     B  backgrounds of scores: a block whose ids are their events' sequences
     S  settings: JSON
@@ -195,6 +196,8 @@ def _agent(agent_id: str, cursor: str, record: str) -> AgentRecord:
 
 def _rows(part: CarriedDecisions) -> Iterator[tuple[str, str, bytes]]:
     """Tables, names and values."""
+    if part.anew:
+        yield "anew", "", b""
     for shard, position in part.shards.items():
         yield "shard", str(shard), str(position).encode()
     for agent_id, position in part.own.items():
@@ -222,6 +225,8 @@ def _decisions(rows: list[Entry]) -> CarriedDecisions:
         name, value = body[_NAME.size : start].decode(), body[start:]
         kind, _, shard = table.decode().partition(":")
         match kind:
+            case "anew":
+                part.anew = True
             case "shard":
                 part.shards[int(name)] = Sequence.parse(value.decode())
             case "own":

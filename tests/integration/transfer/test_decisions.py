@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from contex.v1 import event_pb2
-from contex.v1.project_service_pb2 import VerifyProjectRequest
+from contex.v1.project_service_pb2 import EraseDataRequest, VerifyProjectRequest
 from contex.v1.transfer_service_pb2 import KeyMapping
 from contex_server.inbox.holdings import unpack_holders
 from contex_server.kernel.model import Range, Sequence
 from contex_server.log.inboxes import SHARDS, CarriedDecisions, InboxEntry
+from contex_server.log.redis import inboxes
 from contex_server.server import Server
+from contex_server.transfer import decisions
 from contex_server.transfer.decisions import DecisionsReader
 
 from tests.conftest import StartServer, fresh_store
@@ -32,6 +35,7 @@ from tests.integration.support import (
     refusal,
 )
 from tests.integration.transfer.test_refused_files import GOOD, file
+from tests.thorough import one_of
 
 PARTS = [1, 2, 3]
 LEFT = bytes([event_pb2.MATCH_KIND_LEFT])
@@ -59,11 +63,11 @@ async def decided(server: Server, project: str = P) -> Any:
 
     await eventually(is_decided)
     state = await store.inboxes.deciding_state(project)
-    inboxes = {
+    entries = {
         agent_id: await store.inboxes.inbox(project, agent_id, Range(), 10_000)
         for agent_id in sorted(state.agents)
     }
-    return inboxes, [
+    return entries, [
         {
             name: unpack_holders(packed)
             async for chunk in store.inboxes.all_holders(project, shard)
@@ -87,7 +91,7 @@ async def everything(api: Api, agent_id: str, **start: str) -> list[event_pb2.Ma
 async def deliveries_found(api: Api) -> list[str]:
     request = VerifyProjectRequest(project=P, all_deliveries=True)
     steps = [step async for step in api.projects.VerifyProject(request, timeout=DEADLINE_S)]
-    assert steps[-1].summary.delivery_count > 10
+    assert steps[-1].summary.delivery_count > 4
     return [step.finding.detail for step in steps if step.HasField("finding")]
 
 
@@ -201,6 +205,108 @@ async def test_deciding_goes_on_while_it_is_exported(
             )
         assert told[0] == told[1]
         assert all(LEFT in bodies for name, bodies in told[0].items() if name in "ab")
+
+
+class History:
+    """Random changes of a project with four agents."""
+
+    texts = ("alpha", "beta", "gamma", "alpha beta", "beta gamma", "delta")
+    agents = ("a", "b", "c", "d")
+
+    def __init__(self, api: Api, seed: int) -> None:
+        self._api = api
+        self._random = random.Random(seed)
+        self._erasures = 0
+        self.registered_anew: set[str] = set()
+
+    def text(self) -> bytes:
+        return b'"%s"' % self._random.choice(self.texts).encode()
+
+    async def begin(self) -> None:
+        await self._api.publish(*(event(f"k{n}", self.text()) for n in range(4)))
+        for agent_id in self.agents:
+            await self._register(agent_id)
+
+    async def _register(self, agent_id: str) -> None:
+        own = self._random.random() < 0.5
+        await self._api.register(agent_id, self._random.choice(self.texts), exclude_own=own)
+
+    async def change(self) -> None:
+        choose, api = self._random, self._api
+        key, agent_id = f"k{choose.randrange(4)}", choose.choice(self.agents)
+        publisher = choose.choice(("", "", agent_id))
+        kind = choose.choices(("publish", "delete", "update", "anew", "erase"), (11, 2, 3, 2, 1))
+        match kind[0]:
+            case "publish":
+                await api.publish(event(key, self.text()), publisher=publisher)
+            case "delete":
+                await api.publish(event(key, b"", tombstone=True), publisher=publisher)
+            case "update":
+                needs = asked(*choose.sample(self.texts, 2))
+                update = UpdateAgentRequest(project=P, agent_id=agent_id, needs=needs)
+                await api.agents.UpdateAgent(update, timeout=DEADLINE_S)
+            case "anew":
+                gone = UnregisterAgentRequest(project=P, agent_id=agent_id)
+                await api.agents.UnregisterAgent(gone, timeout=DEADLINE_S)
+                self.registered_anew.add(agent_id)
+                await self._register(agent_id)
+            case _:
+                self._erasures += 1
+                request_id = f"r{self._erasures}"
+                erase = EraseDataRequest(
+                    project=P, data_key=key, request_id=request_id, reason="a test"
+                )
+                await api.projects.EraseData(erase, timeout=DEADLINE_S)
+
+    def sometimes(self, most: int) -> range:
+        return range(self._random.randint(0, most))
+
+
+@pytest.mark.parametrize("seed", one_of(15, *range(12)))
+async def test_random_histories_go_on_while_they_are_exported(
+    word_api: Api, word_server: Server, other: Server, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(inboxes, "_SCANNED", 1)
+    monkeypatch.setattr(decisions, "_AGENTS", 1)
+    monkeypatch.setattr(decisions, "_PAGE", 2)
+    history = History(word_api, seed)
+    await history.begin()
+    for _ in range(12):
+        await history.change()
+    await decided(word_server)
+    history.registered_anew.clear()
+    parts, left = DecisionsReader.parts, 20
+
+    async def interrupted(reader: DecisionsReader) -> AsyncIterator[CarriedDecisions]:
+        nonlocal left
+        async for part in parts(reader):
+            yield part
+            for _ in history.sometimes(min(left, 2)):
+                left -= 1
+                await history.change()
+                for _ in history.sometimes(1):
+                    await decided(word_server)
+
+    monkeypatch.setattr(DecisionsReader, "parts", interrupted)
+    data = await exported(word_api, include=PARTS)
+    monkeypatch.undo()
+    async with Api.of(other) as api:
+        await imported(api, data, P)
+        assert await api.log() == await word_api.log()
+        (original, _), (copy, _) = await decided(word_server), await decided(other)
+        for agent_id, entries in copy.items():
+            anew = agent_id in history.registered_anew
+            before = len(original[agent_id]) - len(entries) if anew else 0
+            assert original[agent_id][before:] == entries, agent_id
+        for each in (api, word_api):
+            assert await deliveries_found(each) == []
+            await each.publish(*(event(f"k{n}", b'"delta"') for n in range(4)))
+            await each.publish(*(event(f"k{n}", b'"alpha beta gamma"') for n in range(4)))
+        told = [
+            {name: [body[:1] for _, body in page[-4:]] for name, page in found.items()}
+            for found, _ in (await decided(word_server), await decided(other))
+        ]
+        assert told[0] == told[1]
 
 
 async def test_what_is_not_the_same_log_is_decided_anew(word_api: Api, word_server: Server) -> None:

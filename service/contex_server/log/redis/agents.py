@@ -13,7 +13,7 @@ receivers:<seq>  string: who was sent an event, and where that is noted
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import orjson
@@ -156,6 +156,11 @@ class RedisAgents(Facet, AgentStore):
         ]
         replies = await self._client.run(project, *calls)
         return [agent_id for agent_id, expired in zip(bodies, replies, strict=True) if expired]
+
+    async def set_cursors(self, project: str, cursors: Mapping[str, Sequence]) -> None:
+        if cursors:
+            fields = chain.from_iterable((name, str(place)) for name, place in cursors.items())
+            await self._client.command(project, "HSET", "cursors", *fields)
 
     async def restore_agents(self, project: str, agents: Mapping[str, RestoredAgent]) -> int:
         added, every = 0, iter(agents.items())

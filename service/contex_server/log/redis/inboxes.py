@@ -322,6 +322,8 @@ class RedisInboxes(Facet, InboxStore):
         )
 
     async def restore_decisions(self, staged: str, part: CarriedDecisions, epoch: int) -> None:
+        if part.anew:
+            await self._client.call(staged, "contex1_drop_decisions", ("decided",))
         deciding: dict[str, str | int] = {
             f"s{shard}": f"{epoch} {position} -" for shard, position in part.shards.items()
         }

@@ -100,6 +100,15 @@ local function adopt_decisions(keys)
   return 1
 end
 
+-- Removes what was decided in a staged project.
+--
+-- KEYS  decided
+local function drop_decisions(keys)
+  local staged = string.match(keys[1], '^(.*:)decided$')
+  for _, kind in ipairs(decided_kinds(staged)) do redis.call('UNLINK', staged .. kind) end
+  return 1
+end
+
 -- Lets a staged project take the place of one that is empty.
 --
 -- KEYS  events of the project, events of the staged one, audit of the project
@@ -153,4 +162,5 @@ redis.register_function('contex1_restore', restore)
 redis.register_function('contex2_restore', restore_expiring)
 redis.register_function('contex1_commit_import', commit_import)
 redis.register_function('contex1_adopt_decisions', adopt_decisions)
+redis.register_function('contex1_drop_decisions', drop_decisions)
 redis.register_function('contex1_drop_import', drop_import)
