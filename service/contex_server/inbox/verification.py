@@ -129,26 +129,54 @@ class DeliveryVerification:
             subscriber = await self.reader.subscriber(project, agent_id)
             if subscriber is None:
                 continue
-            inbox = _Inbox(subscriber)
-            upto = await self._decided(project, agent_id)
-            # What comes before is an earlier agent's of its id.
-            position = inbox_id(subscriber.begin)
-            if not everything:
-                position = max(position, await self._start(project, agent_id, upto))
-            while page := await self._read(project, inbox, Range(position, upto)):
-                position = page[-1].place
-                count += len(page)
-                findings = [
-                    (judged.place, problem)
-                    async for judged in sliced(page)
-                    if (problem := await self._problem(project, inbox, judged))
-                ]
-                findings += await self._misscored(project, inbox, page, indexes)
-                for place, problem in findings:
-                    yield DeliveryProgress(count, _finding(agent_id, place, problem))
-                yield DeliveryProgress(count)
-            async for found in self._holders(project, inbox, upto):
-                yield DeliveryProgress(count, found)
+            findings: list[DeliveryFinding] = []
+            for _ in range(_ATTEMPTS):
+                trimmed = await self._trimmed(project, agent_id)
+                judged, findings = 0, []
+                async for judged, found in self._judge(project, subscriber, indexes, everything):
+                    findings += found
+                    yield DeliveryProgress(count + judged)
+                # Between two pages it may have let go of what comes between them.
+                if not findings or trimmed == await self._trimmed(project, agent_id):
+                    break
+            count += judged
+            for finding in findings:
+                yield DeliveryProgress(count, finding)
+
+    async def _judge(
+        self,
+        project: str,
+        subscriber: Subscriber,
+        indexes: dict[Sequence, Index],
+        everything: bool,
+    ) -> AsyncGenerator[tuple[int, list[DeliveryFinding]], None]:
+        """Judges an agent's inbox: after each page, how many deliveries, and what was found."""
+        inbox, agent_id, count = _Inbox(subscriber), subscriber.agent.agent_id, 0
+        upto = await self._decided(project, agent_id)
+        trimmed = await self._trimmed(project, agent_id)
+        # What comes before is an earlier agent's of its id.
+        position = inbox_id(subscriber.begin)
+        if not everything:
+            position = max(position, await self._start(project, agent_id, upto))
+        while True:
+            based = position < trimmed
+            page = await self._read(project, inbox, Range(position, upto), based=based)
+            if not page and not based:
+                break
+            position = page[-1].place if page else trimmed
+            count += len(page)
+            problems = [
+                (judged.place, problem)
+                async for judged in sliced(page)
+                if (problem := await self._problem(project, inbox, judged))
+            ]
+            problems += await self._misscored(project, inbox, page, indexes)
+            yield count, [_finding(agent_id, *problem) for problem in problems]
+        yield count, [found async for found in self._holders(project, inbox, upto)]
+
+    async def _trimmed(self, project: str, agent_id: str) -> Sequence:
+        """Up to where an inbox is trimmed."""
+        return (await self.reader.store.inbox_end(project, agent_id)).trimmed.upto
 
     async def _decided(self, project: str, agent_id: str) -> Sequence:
         """The place up to which an inbox is decided; what comes after may still be filled."""
@@ -161,13 +189,18 @@ class DeliveryVerification:
         entries = await self.reader.store.inbox(project, agent_id, newest, _SAMPLED_ENTRIES)
         return entries[-1].id.prev() if entries else upto
 
-    async def _read(self, project: str, inbox: _Inbox, span: Range) -> list[_Judged]:
-        """The next deliveries of an inbox."""
+    async def _read(
+        self, project: str, inbox: _Inbox, span: Range, *, based: bool = False
+    ) -> list[_Judged]:
+        """The next deliveries of an inbox, or of its base."""
         if span.is_empty:
             return []
         reader, subscriber = self.reader, inbox.subscriber
         agent_id = subscriber.agent.agent_id
-        entries = await reader.store.inbox(project, agent_id, span, _PAGE)
+        if based:
+            entries = await reader.store.base(project, agent_id, span.after, _PAGE)
+        else:
+            entries = await reader.store.inbox(project, agent_id, span, _PAGE)
         decisions = await self._decisions(project, subscriber, entries)
         events = await reader.log.get(project, [decision.event for decision in decisions])
         return [

@@ -196,6 +196,8 @@ class CarriedDecisions:
         versions: The models and backgrounds that decisions name.
         places: Where agents stand inside of what an event brought.
         holders: By shard and data key, what is known of who was sent it.
+        trimmed: What inboxes have let go of.
+        base: Of that, the latest entry of each data key, in their order.
         entries: Of inboxes, in their order.
         anew: What came in parts before does not count.
     """
@@ -207,6 +209,8 @@ class CarriedDecisions:
     versions: dict[int, bytes] = field(default_factory=dict)
     places: dict[str, Sequence] = field(default_factory=dict)
     holders: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    trimmed: dict[str, Trimmed] = field(default_factory=dict)
+    base: dict[str, list[InboxEntry]] = field(default_factory=dict)
     entries: dict[str, list[InboxEntry]] = field(default_factory=dict)
     anew: bool = False
 

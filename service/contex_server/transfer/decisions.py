@@ -30,9 +30,10 @@ import struct
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
-from contex_server.inbox.entry import Version, decode
+from contex_server.inbox.entry import Version, decode, read
 from contex_server.inbox.holdings import pack_holders, unpack_holders
 from contex_server.inbox.subscriber import decode_subscriber
 from contex_server.kernel import event_codec
@@ -47,6 +48,7 @@ from contex_server.log.inboxes import (
     SHARDS,
     CarriedDecisions,
     DecidingState,
+    InboxEntry,
     InboxStore,
     shard_of,
 )
@@ -62,6 +64,7 @@ _AGENTS = 100
 _PAGE = 1_000
 _PART_BYTES = 1024 * 1024
 _MAX_NUMBER = 2**32 - 1
+_MAX_COUNT = 2**53
 _ATTEMPTS = 5
 _RETRY_MS = 30_000
 
@@ -151,8 +154,26 @@ class DecisionsReader:
                 if entries := {name: page for name, page in some.items() if page}:
                     yield CarriedDecisions(entries=entries)
             spans = {name: Range(page[-1].id) for name, page in pages.items() if len(page) == _PAGE}
+        for agent_id in ids:
+            async for part in self._base(agent_id):
+                yield part
         if places := await self.store.places(self.project, ids):
             yield CarriedDecisions(places=places)
+
+    async def _base(self, agent_id: str) -> AsyncGenerator[CarriedDecisions, None]:
+        """What an inbox has let go of; read after it, so that all that it lacks is there."""
+        end = await self.store.inbox_end(self.project, agent_id)
+        while end.trimmed.upto > BEGINNING:
+            base, after = list[InboxEntry](), BEGINNING
+            while page := await self.store.base(self.project, agent_id, after, _PAGE):
+                base += page
+                after = page[-1].id
+            before, end = end, await self.store.inbox_end(self.project, agent_id)
+            if end.trimmed == before.trimmed:
+                for start in range(0, len(base), _PAGE):
+                    yield CarriedDecisions(base={agent_id: base[start : start + _PAGE]})
+                yield CarriedDecisions(trimmed={agent_id: end.trimmed})
+                return
 
     def begun_since(self, agents: Iterable[AgentRecord]) -> CarriedDecisions:
         """Of some agents, those that were registered after it was begun with: deciding comes to
@@ -225,13 +246,16 @@ def check_decisions(part: CarriedDecisions, limits: Limits) -> None:
                 unpack_holders(packed)
             except struct.error as error:
                 raise ValueError(f"the holders of {name!r:.60}") from error
-    for agent_id, entries in part.entries.items():
+    for trimmed in part.trimmed.values():
+        if not (0 <= trimmed.summed_up <= _MAX_COUNT and 0 <= trimmed.dropped <= _MAX_COUNT):
+            raise ValueError(f"{trimmed} of an inbox")
+    for agent_id, entries in chain(part.entries.items(), part.base.items()):
         before = BEGINNING
         for place, body in entries:
             try:
                 if place <= before:
                     raise ValueError("they do not ascend")
-                decode(body, event_of(place), {}, {})
+                decode(read(body, event_of(place)), {}, {})
             except (ValueError, IndexError, struct.error) as error:
                 raise ValueError(f"{place} in the inbox of {agent_id!r:.60}: {error}") from error
             before = place

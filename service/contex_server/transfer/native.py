@@ -20,7 +20,9 @@
          version    a number        a model and background that decisions name
          place      an agent        where it stands inside of what an event brought
          holders:N  a data key      which agents of shard N were sent it
-         inbox      an agent        an entry: its id, a space and what was decided
+         trimmed    an agent        "<id> <summed up> <dropped>": up to where its inbox is trimmed
+         base       an agent        an entry: its id, a space and what was decided
+         inbox      an agent        likewise
        They come before the agents, and both before the events.
     V  vectors: a block whose ids are the texts' digests in hexadecimal
     B  backgrounds of scores: a block whose ids are their events' sequences
@@ -46,7 +48,7 @@ from contex_server.kernel.blocks import BlockDamaged, decode_block, encode_block
 from contex_server.kernel.model import Entry, Sequence
 from contex_server.kernel.right_of_way import giving
 from contex_server.log.agents import AgentRecord
-from contex_server.log.inboxes import CarriedDecisions, InboxEntry
+from contex_server.log.inboxes import CarriedDecisions, InboxEntry, Trimmed
 from contex_server.transfer import items
 
 MAGIC = b"CTXEXP1\n"
@@ -213,9 +215,12 @@ def _rows(part: CarriedDecisions) -> Iterator[tuple[str, str, bytes]]:
     for shard, holders in part.holders.items():
         for data_key, packed in holders.items():
             yield f"holders:{shard}", data_key, packed
-    for agent_id, entries in giving(part.entries.items()):
-        for (ms, n), body in entries:
-            yield "inbox", agent_id, b"%d-%d %b" % (ms, n, body)
+    for agent_id, trimmed in part.trimmed.items():
+        yield "trimmed", agent_id, " ".join(map(str, trimmed)).encode()
+    for table, inboxes in (("base", part.base), ("inbox", part.entries)):
+        for agent_id, entries in giving(inboxes.items()):
+            for (ms, n), body in entries:
+                yield table, agent_id, b"%d-%d %b" % (ms, n, body)
 
 
 def _decisions(rows: list[Entry]) -> CarriedDecisions:
@@ -241,10 +246,14 @@ def _decisions(rows: list[Entry]) -> CarriedDecisions:
                 part.places[name] = Sequence.parse(value.decode())
             case "holders":
                 part.holders.setdefault(int(shard), {})[name] = value
-            case "inbox":
+            case "trimmed":
+                upto, *counts = value.decode().split(" ")
+                part.trimmed[name] = Trimmed(Sequence.parse(upto), *map(int, counts))
+            case "base" | "inbox":
                 place, _, decided = value.partition(b" ")
                 entry = InboxEntry(Sequence.parse(place.decode()), decided)
-                part.entries.setdefault(name, []).append(entry)
+                inboxes = part.base if kind == "base" else part.entries
+                inboxes.setdefault(name, []).append(entry)
             case _:
                 raise ValueError(f"an unknown table {kind!r:.40}")
     return part

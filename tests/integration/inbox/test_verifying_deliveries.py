@@ -143,7 +143,8 @@ async def test_holders_that_are_not_what_was_sent(
     await (await word_api.listen("a", after_sequence="0").live()).count(1)
     shard = shard_of("a")
     inboxes = word_server.rooms.storage.store.inboxes
-    number = decode_subscriber(*await inboxes.standing(P, "a")).number
+    standing = await inboxes.standing(P, "a")
+    number = decode_subscriber(standing.record or b"", standing.position).number
 
     async def is_idle() -> bool:
         return (await inboxes.inbox_end(P, "a")).position >= (await inboxes_tail(word_server))

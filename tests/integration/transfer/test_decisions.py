@@ -11,8 +11,10 @@ import pytest
 from contex.v1 import event_pb2
 from contex.v1.project_service_pb2 import EraseDataRequest, VerifyProjectRequest
 from contex.v1.transfer_service_pb2 import KeyMapping
+from contex_server.inbox import trimming
 from contex_server.inbox.holdings import unpack_holders
 from contex_server.kernel.model import Range, Sequence
+from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.inboxes import SHARDS, CarriedDecisions, InboxEntry
 from contex_server.log.redis import inboxes
 from contex_server.server import Server
@@ -307,6 +309,43 @@ async def test_random_histories_go_on_while_they_are_exported(
             for found, _ in (await decided(word_server), await decided(other))
         ]
         assert told[0] == told[1]
+
+
+async def test_what_an_inbox_has_let_go_of_goes_with_it(
+    start_server: StartServer,
+    valkey: EmbeddedValkey,
+    other: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trimming, "_LOOK_S", 0.02)
+    monkeypatch.setattr(trimming, "_LEAST", 10)
+    server = await start_server(valkey.url, embedder=Words(), delivery_records=False)
+    store = server.rooms.storage.store.inboxes
+    async with Api.of(server) as first, Api.of(other) as api:
+        await first.register("a", "alpha")
+        await first.publish(*(event(f"k{n % 3}", b'"alpha %d"' % n) for n in range(30)))
+        stream = await (await first.listen("a").live()).count(30)
+        await acknowledge(first, "a", cursor=stream.cursor)
+        await stream.cancel()
+
+        async def is_trimmed() -> bool:
+            await first.publish(event("k0", b'"alpha"'))  # What grows is looked at.
+            return (await store.inbox_end(P, "a")).trimmed.upto > Sequence(0, 0)
+
+        await eventually(is_trimmed)
+        await first.publish(event("k1", b'"alpha"'), event("k2", b'"beta"'))
+        before = await decided(server)
+        data = await exported(first, include=PARTS)
+        await imported(api, data, P)
+        assert await decided(other) == before
+        streams = [await each.listen("a", after_sequence="0").live() for each in (first, api)]
+        for stream in streams:
+            await stream.cancel()
+        assert "resync" in streams[0].kinds
+        assert streams[1].kinds == streams[0].kinds
+        assert streams[1].matched == streams[0].matched
+        for each in (first, api):
+            assert await deliveries_found(each) == []
 
 
 async def test_what_is_not_the_same_log_is_decided_anew(word_api: Api, word_server: Server) -> None:

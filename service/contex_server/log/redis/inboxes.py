@@ -115,11 +115,12 @@ class RedisInboxes(Facet, InboxStore):
         entries: Mapping[str, list[InboxEntry]],
         *,
         commit: bool,
+        kind: str = "inbox",
     ) -> bool:
         kinds = [
             *("deciding", "decided"),
             *(f"holders:{shard}" for shard in decisions),
-            *(f"inbox:{agent_id}" for agent_id in entries),
+            *(f"{kind}:{agent_id}" for agent_id in entries),
         ]
         arguments: list[Any] = [len(decisions)]
         agents: list[Any] = []
@@ -328,6 +329,10 @@ class RedisInboxes(Facet, InboxStore):
             f"s{shard}": f"{epoch} {position} -" for shard, position in part.shards.items()
         }
         deciding |= {f"a{agent_id}": str(position) for agent_id, position in part.own.items()}
+        deciding |= {
+            f"t{agent_id}": f"{upto} {summed_up} {dropped}"
+            for agent_id, (upto, summed_up, dropped) in part.trimmed.items()
+        }
         if part.numbers:
             deciding["numbers"] = part.numbers
         hashes: dict[str, Mapping[Any, Any]] = {
@@ -342,8 +347,9 @@ class RedisInboxes(Facet, InboxStore):
             for start in range(0, len(fields), 2 * _ENTRIES):
                 some = fields[start : start + 2 * _ENTRIES]
                 await self._client.command(staged, "HSET", kind, *some)
-        for entries in _filling({0: ShardDecisions(0, entries=part.entries)}):
-            await self._decide(staged, "", {}, entries, commit=False)
+        for kind, inboxes in (("inbox", part.entries), ("base", part.base)):
+            for entries in _filling({0: ShardDecisions(0, entries=inboxes)}):
+                await self._decide(staged, "", {}, entries, commit=False, kind=kind)
 
     async def adopt_decisions(self, project: str, staged: str) -> bool:
         keys = (key(project, "deciding"), key(staged, "deciding"), key(project, "agents"))

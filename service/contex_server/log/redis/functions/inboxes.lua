@@ -236,7 +236,9 @@ end
 local function decided_kinds(own)
   local kinds = { 'deciding', 'decided', 'decisions', 'places' }
   for shard = 0, SHARDS - 1 do kinds[#kinds + 1] = 'holders:' .. shard end
-  for _, id in ipairs(redis.call('HKEYS', own .. 'decided')) do kinds[#kinds + 1] = 'inbox:' .. id end
+  for _, id in ipairs(redis.call('HKEYS', own .. 'decided')) do
+    for _, kind in ipairs({ 'inbox:', 'base:', 'base-new:' }) do kinds[#kinds + 1] = kind .. id end
+  end
   return kinds
 end
 

@@ -202,7 +202,9 @@ local function delete_project(keys, args)
     end
   end
   -- Also of agents that came with an import, and have no journal here yet.
-  for _, id in ipairs(redis.call('HKEYS', own .. 'decided')) do kinds[#kinds + 1] = 'inbox:' .. id end
+  for _, id in ipairs(redis.call('HKEYS', own .. 'decided')) do
+    for _, kind in ipairs({ 'inbox:', 'base:', 'base-new:' }) do kinds[#kinds + 1] = kind .. id end
+  end
   local bucket, name = string.match(own, '^(ctx:{%d+}):p:(.*):$')
   local gone = args[7] .. last
   for _, kind in ipairs(kinds) do
