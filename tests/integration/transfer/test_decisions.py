@@ -229,15 +229,16 @@ class History:
         for agent_id in self.agents:
             await self._register(agent_id)
 
-    async def _register(self, agent_id: str) -> None:
-        own = self._random.random() < 0.5
-        await self._api.register(agent_id, self._random.choice(self.texts), exclude_own=own)
+    async def _register(self, agent_id: str, **fields: str) -> None:
+        own, text = self._random.random() < 0.5, self._random.choice(self.texts)
+        await self._api.register(agent_id, text, exclude_own=own, **fields)
 
     async def change(self) -> None:
         choose, api = self._random, self._api
         key, agent_id = f"k{choose.randrange(4)}", choose.choice(self.agents)
         publisher = choose.choice(("", "", agent_id))
-        kind = choose.choices(("publish", "delete", "update", "anew", "erase"), (11, 2, 3, 2, 1))
+        kinds = ("publish", "delete", "update", "anew", "past", "erase")
+        kind = choose.choices(kinds, (11, 2, 3, 2, 1, 1))
         match kind[0]:
             case "publish":
                 await api.publish(event(key, self.text()), publisher=publisher)
@@ -252,6 +253,9 @@ class History:
                 await api.agents.UnregisterAgent(gone, timeout=DEADLINE_S)
                 self.registered_anew.add(agent_id)
                 await self._register(agent_id)
+            case "past":
+                self.registered_anew.add(agent_id)
+                await self._register(agent_id, last_seen_sequence="0")
             case _:
                 self._erasures += 1
                 request_id = f"r{self._erasures}"
