@@ -122,7 +122,10 @@ class Steps:
                     if (told := done.get(datum.sequence)) is not None:
                         # A copy may have been taken of the inbox after what was held before.
                         held_now = _holding(event, before, told.change, told.matches)
-                        if before is None or (before.last, before.held) != (held_now.last, held_now.held):
+                        if before is None or (before.last, before.held) != (
+                            held_now.last,
+                            held_now.held,
+                        ):
                             holders[subscriber.number] = held_now
                             draft.changed.add((shard, datum.data_key))
                         continue
