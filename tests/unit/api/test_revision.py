@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (3, "1e37e67ed248d8a655d3139b1ca53a73e6193e6fa608ad25ee60ceea938350d5")
+RECORDED = (3, "3e7b91921575fb1dd81771b9e5d82b592126c1cafc55f60bcb086a85be4bfa93")
 """A revision, and the digest of what the protos declare with it."""
 
 
