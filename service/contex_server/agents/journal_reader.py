@@ -192,6 +192,9 @@ class JournalReader:
         each data key."""
         subscriber = await self.inboxes.subscriber(project, agent_id)
         texts = {} if subscriber is None else subscriber.texts
+        if subscriber is not None and span.after < subscriber.first_place <= span.until:
+            # What comes before was an earlier agent's of the id.
+            span = Range(subscriber.first_place, span.until)
         async with aclosing(self.inboxes.entries(project, agent_id, span)) as source:
             async for place, head in source:
                 if head.change is not Change.REGISTERED:

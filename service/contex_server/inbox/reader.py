@@ -267,7 +267,9 @@ class InboxReader:
         subscriber = _subscriber(standing)
         if subscriber is not None and subscriber.agent.registered_ms > registered_ms:
             raise agent_not_found(project, agent_id)
-        if not based and position < standing.trimmed.upto:
+        first = position if subscriber is None else subscriber.first_place
+        if position < first or (not based and position < standing.trimmed.upto):
+            position = max(position, first)
             return await self.page(project, agent_id, registered_ms, position, count, latest)
         upto, deliveries = position, list[Delivery]()
         if entries:

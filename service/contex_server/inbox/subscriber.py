@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from contex_server.kernel.inbox_ids import last_place
 from contex_server.kernel.model import BEGINNING, Agent, Sequence
 from contex_server.match.agent_codec import AgentDamaged, decode_agent, encode_agent
 
@@ -64,6 +65,16 @@ class Subscriber:
         self.texts |= {need.id: need.text for need in self.agent.needs}
         if self.awaited is not None:
             self.texts |= {need.id: need.text for need in self.awaited.agent.needs}
+
+    @property
+    def first_place(self) -> Sequence:
+        """The place after which its inbox begins: before that is what an earlier agent of its id
+        was sent."""
+        begin, awaited = self.begin, self.awaited
+        by_registration = begin in self.steps or (awaited is not None and begin == awaited.event)
+        if by_registration and begin > BEGINNING:
+            begin = begin.prev()
+        return last_place(begin)
 
     @property
     def watched(self) -> Agent:

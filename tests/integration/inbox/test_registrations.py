@@ -228,3 +228,21 @@ async def test_a_known_agent_gets_the_past_that_it_asks_for(word_api: Api) -> No
     answer = await word_api.register("a", "alpha", last_seen_sequence=middle)
     again = await (await word_api.listen("a", cursor=answer.cursor).live()).count(2)
     assert [(t.kind, t.revision) for t in all_told(again)] == [("UPDATED", 3), ("UPDATED", 4)]
+
+
+async def test_what_an_earlier_agent_was_sent_is_not_a_later_ones(word_api: Api) -> None:
+    await word_api.register("a", "alpha")
+    await word_api.publish(event("alpha"))
+    await (await word_api.listen("a").live()).count(1)
+    await unregister(word_api)
+    await word_api.publish(event("gamma"))
+    await word_api.register("a", "alpha beta")
+    await word_api.publish(event("beta"))
+    stream = await (await word_api.listen("a", after_sequence="0").live()).count(2)
+    assert [(t.kind, t.data_key) for t in all_told(stream)] == [
+        ("MATCHED", "alpha"),
+        ("MATCHED", "beta"),
+    ]
+    request = agent_service_pb2.GetAgentContextRequest(project=P, agent_id="a")
+    known = (await word_api.agents.GetAgentContext(request)).known
+    assert [datum.data_key for datum in known] == ["alpha", "beta"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from itertools import chain, count, islice
+from random import randrange
 from typing import Any
 
 from contex_server.kernel.model import BEGINNING, Range, Sequence
@@ -161,7 +162,8 @@ class RedisInboxes(Facet, InboxStore):
             for number, one in known.items():
                 if one == version:
                     return number
-            number = max(known, default=0) + 1
+            # Unlike those of an earlier project of the name, which others may still know.
+            number = max(known) + 1 if known else randrange(1 << 14, 1 << 20)
             await self._client.command(project, "HSETNX", "decisions", number, version)
 
     async def inbox(self, project: str, agent_id: str, span: Range, count: int) -> list[InboxEntry]:
