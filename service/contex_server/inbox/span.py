@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from contex_server.events.feed import Delivery
 from contex_server.kernel import event_codec
-from contex_server.kernel.model import SERVICE_TYPES, Sequence
+from contex_server.kernel.model import Event
 
 
 def spans(
-    deliveries: Iterable[Delivery], ends: Iterable[Sequence], most: int
+    deliveries: Iterable[Delivery], ends: Callable[[], Callable[[Event], bool]], most: int
 ) -> Iterator[list[Delivery]]:
-    """Splits events after each that changes something, at some places, and into parts of `most`.
+    """Splits events after each that changes something, and into parts of `most`.
 
-    Decodes the events.
+    Decodes the events. `ends` is asked anew for each span, once the one before it is decided.
     """
-    places = iter(sorted(ends))
-    place = next(places, None)
     part: list[Delivery] = []
+    is_end = ends()
     for delivery in deliveries:
         if delivery.event is None:
             delivery.event = event_codec.decode(delivery.entry)
-        while place is not None and delivery.sequence > place:
-            if part:
-                yield part
-                part = []
-            place = next(places, None)
         part.append(delivery)
-        if delivery.event.event_type in SERVICE_TYPES or len(part) == most:
+        if is_end(delivery.event) or len(part) == most:
             yield part
-            part = []
+            part, is_end = [], ends()
     if part:
         yield part

@@ -81,6 +81,10 @@ class Subscriber:
         """The agent with the thresholds below which its needs are no longer met."""
         return watched(self.agent)
 
+    def is_past(self, event: Sequence) -> bool:
+        """Whether an event is decided for the agent, which stands further on than its pass."""
+        return self.position is not None and self.position >= event
+
     def in_force(self) -> Subscriber:
         """The same once the awaited registration holds."""
         awaited = self.awaited

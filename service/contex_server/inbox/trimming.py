@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
 
 import structlog
 
+from contex_server.inbox.behind import Retrying
 from contex_server.inbox.entry import is_of_datum, read
-from contex_server.inbox.reader import InboxReader
+from contex_server.inbox.ledger import Ledger
+from contex_server.inbox.roster import Roster
 from contex_server.inbox.subscriber import Subscriber
 from contex_server.kernel.config import Settings
 from contex_server.kernel.inbox_ids import event_of, last_place
 from contex_server.kernel.model import BEGINNING, Change, Range, Sequence
 from contex_server.kernel.slices import Slices
-from contex_server.log.inboxes import InboxEntry, InboxSize, Shard, Trimmed, shard_of
+from contex_server.log.inboxes import InboxEntry, InboxSize, Trimmed, shard_of
 
 log = structlog.get_logger(__name__)
 
@@ -40,51 +41,31 @@ _LEFT = 0.5
 
 
 class Trimmer:
-    """Trims the inboxes of the agents that a process decides for in a project.
+    """Trims the inboxes of the agents that a process decides for in a project."""
 
-    Args:
-        shards: Those of this process, as they are at any time.
-        known: The agents, likewise.
-        lock: Held by the decider while it decides, which may begin with a new agent of an id.
-    """
-
-    def __init__(
-        self,
-        project: str,
-        reader: InboxReader,
-        settings: Settings,
-        shards: Mapping[int, Shard],
-        known: Mapping[str, Subscriber],
-        lock: asyncio.Lock,
-    ) -> None:
-        self._project = project
-        self._reader = reader
+    def __init__(self, ledger: Ledger, roster: Roster, settings: Settings) -> None:
+        self._ledger = ledger
+        self._project = ledger.project
+        self._reader = ledger.reader
+        self._known = roster.known
         self._bound = settings.inbox_bytes
         self._kept_ms = settings.delivery_retention_ms if settings.delivery_records else 0
-        self._shards = shards
-        self._known = known
-        self._lock = lock
-        self._grown: dict[str, None] = {}
+        self._looked = 0.0
 
-    def grown(self, agent_ids: Iterable[str]) -> None:
-        """Notes that inboxes have grown."""
-        self._grown.update(dict.fromkeys(agent_ids))
+    async def run(self, retrying: Retrying) -> None:
+        """Looks at inboxes that have grown, and from time to time at all."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await retrying(self._look_at_some)
 
-    async def next(self, looked: float) -> float:
-        """Waits, then looks at those that have grown, and from time to time at all.
-
-        Args:
-            looked: What the call before returned; 0 the first time.
-        """
-        await asyncio.sleep(_LOOK_S)
-        now = time.monotonic()
-        grown, self._grown = self._grown, {}
-        if now - looked > _LOOK_AT_ALL_S:
-            looked, grown = now, dict.fromkeys(self._known)
+    async def _look_at_some(self) -> None:
+        now, ledger = time.monotonic(), self._ledger
+        grown, ledger.grown = ledger.grown, {}
+        if now - self._looked > _LOOK_AT_ALL_S:
+            self._looked, grown = now, dict.fromkeys(self._known)
         agents = list(grown)
         for start in range(0, len(agents), _TOGETHER):
             await self._look(agents[start : start + _TOGETHER])
-        return looked
 
     async def _look(self, agent_ids: list[str]) -> None:
         sizes = await self._reader.store.sizes(self._project, agent_ids)
@@ -130,8 +111,8 @@ class Trimmer:
             await slices.pause()
         entries = sorted(base.values())
         trimmed = Trimmed(upto, summed_up, dropped)
-        async with self._lock:
-            shard = self._shards.get(shard_of(agent_id))
+        async with self._ledger.lock:
+            shard = self._ledger.shards.get(shard_of(agent_id))
             known = self._known.get(agent_id)
             if shard is None or known is None or known.number != subscriber.number:
                 return
@@ -147,7 +128,7 @@ class Trimmer:
                 acknowledged=str(stored.cursor),
             )
         if len(taken) == _MOST:
-            self.grown([agent_id])
+            self._ledger.grown[agent_id] = None
 
     async def _oldest(
         self, agent_id: str, after: Sequence, old: Sequence, excess: int

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from contex.v1 import agent_service_pb2, event_pb2, project_service_pb2
-from contex_server.inbox.decider import ProjectDecider
+from contex_server.inbox.passes import SpanDecider
 from google.protobuf.duration_pb2 import Duration
 
 from tests.integration.support import (
@@ -93,13 +93,13 @@ async def changed(api: Api, **fields: Any) -> None:
 
 def undecided(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Lets nothing be decided until the event is set."""
-    decide, may_decide = ProjectDecider._decide_span_alone, asyncio.Event()
+    decide, may_decide = SpanDecider.decide, asyncio.Event()
 
-    async def wait(self: ProjectDecider, *args: Any) -> None:
+    async def wait(self: SpanDecider, *args: Any) -> Any:
         await may_decide.wait()
-        await decide(self, *args)
+        return await decide(self, *args)
 
-    monkeypatch.setattr(ProjectDecider, "_decide_span_alone", wait)
+    monkeypatch.setattr(SpanDecider, "decide", wait)
     return may_decide
 
 

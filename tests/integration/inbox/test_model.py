@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from contex_server.inbox import decider, deciders, steps
+from contex_server.inbox import behind, decider, deciders, ledger, steps
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis import inboxes
 from contex_server.log.redis.inboxes import RedisInboxes
@@ -117,9 +117,9 @@ async def test_inboxes_of_deciders_that_stop_anywhere(
     decide = RedisInboxes._decide
     monkeypatch.setattr(RedisInboxes, "_decide", fill)
     monkeypatch.setattr(inboxes, "_ENTRIES", 2)
-    monkeypatch.setattr(decider, "reached", stop_perhaps)
+    monkeypatch.setattr(ledger, "reached", stop_perhaps)
     monkeypatch.setattr(decider, "_SPAN", 5)
-    monkeypatch.setattr(decider, "_BEHIND_SPAN", 3)
+    monkeypatch.setattr(behind, "_SPAN", 3)
     monkeypatch.setattr(steps, "_PART", 2)
     monkeypatch.setattr(deciders, "_LOOK_S", 0.02)
     await play(start_server, valkey, seed, rounds=50)

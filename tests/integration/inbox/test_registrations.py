@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from contex.v1 import agent_service_pb2
-from contex_server.inbox import decider, deciders, steps
+from contex_server.inbox import deciders, ledger, steps
+from contex_server.inbox.changes import Changes
 from contex_server.kernel.errors import store_unavailable
 from contex_server.log.redis.inboxes import RedisInboxes
 
@@ -128,13 +129,13 @@ def stop_deciders(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         nonlocal left
         left -= 1
         if left == 0:
-            raise decider.Fenced
+            raise ledger.Fenced
 
     def stop_at(count: int) -> None:
         nonlocal left
         left = count
 
-    monkeypatch.setattr(decider, "reached", stop_perhaps)
+    monkeypatch.setattr(ledger, "reached", stop_perhaps)
     monkeypatch.setattr(deciders, "_LOOK_S", 0.02)
     monkeypatch.setattr(steps, "_PART", 1)
     return stop_at
@@ -161,13 +162,13 @@ async def test_a_stream_ends_with_its_agent_though_the_decider_stops_then(
     word_api: Api, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     async def stop() -> None:
-        raise decider.Fenced
+        raise ledger.Fenced
 
     def unregistered(*args: Any) -> Any:
         return stop if leaves(*args) is not None else None
 
-    leaves = decider.ProjectDecider._unregistered
-    monkeypatch.setattr(decider.ProjectDecider, "_unregistered", unregistered)
+    leaves = Changes._unregistered
+    monkeypatch.setattr(Changes, "_unregistered", unregistered)
     await word_api.publish(event("alpha"))
     await word_api.register("other", "alpha")
     await word_api.register("a", "alpha")

@@ -92,17 +92,21 @@ def another_kind(entries: list[list[Any]]) -> int:
     return 1
 
 
+_REVISION = 4
+"""Where it is in an entry, behind the change and the number of the version."""
+
+
 def another_revision(entries: list[list[Any]]) -> int:
     body = entries[1][1]
-    entries[1][1] = body[:2] + bytes([body[2] + 5]) + body[3:]
+    entries[1][1] = body[:_REVISION] + bytes([body[_REVISION] + 5]) + body[_REVISION + 1 :]
     return 1
 
 
 def another_score(entries: list[list[Any]]) -> int:
-    # Change, version, revision, the number of needs, and of the first one its id and index.
-    body = bytearray(entries[1][1])
-    (score,) = struct.unpack_from("<f", body, 9)
-    struct.pack_into("<f", body, 9, score - 0.01)
+    # Behind the revision: the number of needs, and of the first one its id and index.
+    body, at = bytearray(entries[1][1]), _REVISION + 7
+    (score,) = struct.unpack_from("<f", body, at)
+    struct.pack_into("<f", body, at, score - 0.01)
     entries[1][1] = bytes(body)
     return 1
 
