@@ -735,6 +735,7 @@ ADDED = frozenset(
     {
         *("keep_revisions", "truncated", "kind", "need_id", "id", "change", "muted_kinds"),
         *("exclude_own", "last_contact_time", "progress"),
+        *("stale", "stale_reason", "pending_kind"),
     }
 )
 """Fields of answers that came after the recording, or that say more: a blame that ends at an erased

@@ -171,11 +171,12 @@ class Scene:
         return read
 
     async def state(self) -> Any:
-        """What a refused call must leave as it is."""
+        """What a refused call must leave as it is; agents are in contact all the same."""
         log = self.server.rooms.storage.log
         bounds = await log.bounds(P)
         agents = self.server.rooms.storage.store.agents
-        return bounds._replace(now_ms=0), await agents.agents(P, "", 10)
+        records = [agent._replace(contact_ms=0) for agent in await agents.agents(P, "", 10)]
+        return bounds._replace(now_ms=0), records
 
     async def count(self) -> int:
         return len((await self.api.page(page_size=1_000)).events)

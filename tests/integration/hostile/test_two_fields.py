@@ -27,6 +27,7 @@ TWO: dict[str, dict[str, Any]] = {
     "ListAgents": {"page_size": -1, "page_token": "x"},
     "Listen": {"agent_id": "*", "cursor": "x"},
     "Acknowledge": {"agent_id": "*", "sequence": "x"},
+    "WaitForAgent": {"agent_id": "*", "sequence": "x"},
     "Match": {"max_matches": 1_000, "as_of": NO_MOMENT},
     "Explain": {"text": "", "data_key": ""},
     "Backtest": {"threshold": 2.0, "since": NO_MOMENT},
