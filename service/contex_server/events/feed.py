@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from itertools import islice
@@ -131,6 +132,10 @@ class Feed:
     buffered_bytes: int = 0
     """Bytes in the ring."""
     readers: set[Reader] = field(default_factory=set)
+    awaited: dict[Reader, Sequence] = field(default_factory=dict)
+    """Readers that wait for a position, also without deliveries."""
+    on_awaited: Callable[[], None] | None = None
+    """Called when a reader begins to do so."""
     _ring: deque[Delivery] = field(default_factory=deque)
     _first: int = 0
     """Index of the ring's first delivery, counted from the feed's beginning."""
@@ -158,6 +163,10 @@ class Feed:
         if deliveries:
             for reader in tuple(self.readers):
                 reader.wake()
+        elif self.awaited:
+            for reader, awaited in self.awaited.items():
+                if awaited <= position:
+                    reader.wake()
 
     def reset(self, position: Sequence) -> None:
         """Empties the ring after events up to `position` were missed; readers fall behind."""
@@ -266,6 +275,17 @@ class Reader:
             return Chunk(late, chunk.position)
         return chunk
 
+    def has_reached(self, position: Sequence) -> bool:
+        """Whether the feed has come to a position; if not, `wait` also ends when it has."""
+        reached = self.position >= position
+        if reached:
+            self._feed.awaited.pop(self, None)
+        elif self not in self._feed.awaited:
+            self._feed.awaited[self] = position
+            if self._feed.on_awaited is not None:
+                self._feed.on_awaited()
+        return reached
+
     def skip(self) -> Sequence:
         """Leaves out what is in the ring; returns the feed's position, where it goes on."""
         self._next = self._feed._first + len(self._feed._ring)
@@ -296,3 +316,4 @@ class Reader:
     def close(self) -> None:
         """Leaves the feed."""
         self._feed.readers.discard(self)
+        self._feed.awaited.pop(self, None)

@@ -18,7 +18,7 @@ from contex_server.kernel import event_codec
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import shutting_down
-from contex_server.kernel.model import EVERYTHING, Entry, EventFilter, Range, Sequence
+from contex_server.kernel.model import BEGINNING, EVERYTHING, Entry, EventFilter, Range, Sequence
 from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
 from contex_server.kernel.scope import Scope
 from contex_server.log.pages import check_same_log, pages
@@ -63,11 +63,13 @@ class Selected(NamedTuple):
     Attributes:
         position: Everything up to here is in it, or was before.
         last: Whether the source held no more when the page was read.
+        until: Where the feed has to come before the reader has caught up.
     """
 
     deliveries: list[Delivery]
     position: Sequence
     last: bool
+    until: Sequence = BEGINNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ async def stream(
     """
     pulse = _Pulse(heartbeat_s)
     reader: Reader | None = None
-    fell_behind = False
+    fell_behind, until = False, BEGINNING
     try:
         while True:
             # From the source, until the feed has everything that follows.
@@ -150,7 +152,7 @@ async def stream(
                 floor, last = feed.floor, False
                 async with aclosing(source.pages(position, fell_behind)) as source_pages:
                     async for page in source_pages:
-                        selected, last = page.deliveries, page.last
+                        selected, last, until = page.deliveries, page.last, page.until
                         if not scope.is_open:
                             selected = _visible(selected, scope)
                         for chunk in split(selected, page.position, settings.message_bytes):
@@ -184,8 +186,8 @@ async def stream(
                         yield Message(Kind.EVENTS, position, live)
                         pulse.sent()
                         continue
-                    if not announced:
-                        announced = True
+                    if not announced and reader.has_reached(until):
+                        announced, position = True, max(position, reader.position)
                         yield Message(Kind.CAUGHT_UP, position)
                         pulse.sent()
                     if drain.started:

@@ -142,7 +142,7 @@ class Behind:
         async with aclosing(source):
             async for page in source:
                 deliveries = [Delivery(entry.sequence, entry) for entry in page.entries]
-                for part in spans(deliveries, self._changes.ends_span, _SPAN):
+                for part in spans(deliveries, self._changes.splitter, _SPAN):
                     await self._retrying(partial(self._decide, way, part))
                     await asyncio.sleep(0)
         self._deciding.go_on(way, until)
@@ -168,7 +168,7 @@ class Behind:
                 if not part.ended:
                     return False
                 left = [Delivery(entry.sequence, entry) for entry in part.entries]
-                for some in spans(left, self._changes.ends_span, _SPAN):
+                for some in spans(left, self._changes.splitter, _SPAN):
                     await self._decide_alone(way, some)
                 self._deciding.go_on(way, live.position)
             members = [*way.members.values()]

@@ -13,6 +13,7 @@ from contex_server.events.feed import Delivery
 from contex_server.inbox.entry import Decision
 from contex_server.inbox.ledger import Draft, Ledger
 from contex_server.inbox.roster import Roster
+from contex_server.inbox.span import Split
 from contex_server.inbox.subscriber import Awaited, Subscriber, encode_subscriber
 from contex_server.kernel import event_codec
 from contex_server.kernel.failures import Failures
@@ -45,30 +46,33 @@ class Changes:
     engine: MatchEngine
     failures: Failures
 
-    def ends_span(self) -> Callable[[Event], bool]:
-        """Tells of events in their order which of them a span ends with, as others are decided for,
-        or in another way, from there on.
+    def splitter(self) -> Callable[[Event], Split]:
+        """Tells of events in their order where spans end, as others are decided for, or in another
+        way, from there on.
 
         A new agent waits for its first step: who registers after it makes no difference to it, and
-        many do so one after the other.
+        many do so one after the other. What follows about itself is for another span.
         """
         new: set[str] = set()
 
-        def ends(event: Event) -> bool:
+        def split(event: Event) -> Split:
             if event.event_type not in SERVICE_TYPES:
-                return False
-            if event.event_type != AGENT_REGISTERED:
-                return True
+                return Split.NONE
+            if event.event_type not in (AGENT_REGISTERED, AGENT_UNREGISTERED):
+                return Split.AFTER
             try:
-                agent_id = registered_agent(event.payload)[0]
-            except AgentDamaged:
-                return True
-            if agent_id in self.roster.known or agent_id in new:
-                return True
+                agent_id = str(orjson.loads(event.payload)["agent_id"])
+            except (ValueError, KeyError, TypeError):
+                return Split.AFTER
+            if agent_id in new:
+                new.clear()
+                return Split.AROUND
+            if event.event_type == AGENT_UNREGISTERED or agent_id in self.roster.known:
+                return Split.AFTER
             new.add(agent_id)
-            return False
+            return Split.NONE
 
-        return ends
+        return split
 
     def told_otherwise(self, way: Pass, event: Event) -> str:
         """The member of a pass whose needs an event of the service replaces or ends, which is told

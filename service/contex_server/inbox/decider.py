@@ -259,7 +259,7 @@ class ProjectDecider:
                         await self._decide(message.chunk)
 
     async def _decide(self, chunk: Chunk) -> None:
-        for span in spans(chunk.deliveries, self._changes.ends_span, _SPAN):
+        for span in spans(chunk.deliveries, self._changes.splitter, _SPAN):
 
             async def decide(span: list[Delivery] = span) -> None:
                 async with self._ledger.lock:

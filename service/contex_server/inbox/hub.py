@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Container, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 _LOOK_S = 1.0
 """How often the inboxes are looked at that other processes fill, whatever was heard of them."""
+_SOON_S = 0.05
+"""The same of those with a stream that has not caught up."""
 _RETRY_S = 0.2
 _PAGE = 256
 """What a feed takes in one turn; who is further behind reads the inbox."""
@@ -68,7 +71,11 @@ class InboxHub:
         self._decided_here: dict[str, frozenset[int]] = {}
         self._due: dict[tuple[str, str], None] = {}
         """Agents whose inboxes are to be read."""
+        self._catching_up: set[tuple[str, str]] = set()
+        """Agents with streams that have not caught up, perhaps with another process."""
         self._wake = asyncio.Event()
+        self._awaited: dict[tuple[str, str], asyncio.Event] = {}
+        """Agents that streams wait to hear of."""
         self._listeners: list[Callable[[str, Container[str] | None], None]] = []
         self._failures = Failures("inboxes_unread")
         self._task = asyncio.create_task(self._run(), name="contex-inboxes")
@@ -115,7 +122,9 @@ class InboxHub:
         agents = self._projects.setdefault(project, {})
         listening = agents.get(agent_id)
         if listening is None or listening.feed.error is not None:
-            listening = Listening(agent_id, registered_ms, Feed(BEGINNING, self._feed_bytes))
+            on_awaited = partial(self._begins_to_catch_up, project, agent_id)
+            feed = Feed(BEGINNING, self._feed_bytes, on_awaited=on_awaited)
+            listening = Listening(agent_id, registered_ms, feed)
             agents[agent_id] = listening
         listening.users += 1
         try:
@@ -155,18 +164,29 @@ class InboxHub:
         self,
         project: str,
         agents: Container[str],
+        sizes: Mapping[str, int],
         deliveries: Mapping[str, SequenceOf[Delivery]],
         since: Sequence,
         upto: Sequence,
     ) -> None:
-        """Hands over what was decided for some agents between two places, and is written."""
+        """Hands over what was decided for some agents between two places, and is written.
+
+        Args:
+            sizes: How many deliveries there are for each; those who have begun to listen meanwhile
+                read theirs.
+        """
+        self._tell_waiting(project, agents)
         for listener in self._listeners:
             listener(project, agents)
         position = _position(upto)
         for agent_id, listening in self._projects.get(project, {}).items():
             if agent_id in agents:
-                decided = deliveries.get(agent_id, ()), since, upto, position
-                if listening.ready.is_set():
+                made = deliveries.get(agent_id, ())
+                decided = made, since, upto, position
+                if len(made) < sizes.get(agent_id, 0):
+                    self._due[project, agent_id] = None
+                    self._wake.set()
+                elif listening.ready.is_set():
                     self._extend(project, listening, *decided)
                 else:
                     listening.early.append(decided)
@@ -205,6 +225,23 @@ class InboxHub:
             position = max(position, new[-1].position)
         feed.extend(new, max(position, feed.position))
 
+    async def heard_of(self, project: str, agent_id: str, timeout_s: float) -> None:
+        """Waits until something is decided for an agent, as far as this process hears of it, or
+        the time is up."""
+        event = self._awaited.setdefault((project, agent_id), asyncio.Event())
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await event.wait()
+        finally:
+            if self._awaited.get((project, agent_id)) is event:
+                del self._awaited[project, agent_id]
+
+    def _tell_waiting(self, project: str, agents: Container[str] | None) -> None:
+        for (waited, agent_id), event in self._awaited.items():
+            if waited == project and (agents is None or agent_id in agents):
+                event.set()
+
     def gone(self, project: str, agent_id: str, registered_ms: int) -> None:
         """Ends the streams of an agent that is registered no more; another one may have its id."""
         listening = self._projects.get(project, {}).get(agent_id)
@@ -224,6 +261,7 @@ class InboxHub:
 
     def heard(self, project: str, agent_ids: SequenceOf[str]) -> None:
         """Something was decided for some agents, or for many."""
+        self._tell_waiting(project, frozenset(agent_ids) or None)
         for listener in self._listeners:
             listener(project, frozenset(agent_ids) or None)
         decided_here = self._decided_here.get(project, frozenset())
@@ -236,15 +274,20 @@ class InboxHub:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        look = loop.time() + _LOOK_S
+        look = look_at_all = loop.time() + _LOOK_S
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(look if self._projects else None):
                     await self._wake.wait()
             self._wake.clear()
-            if loop.time() >= look:
-                look = loop.time() + _LOOK_S
+            now = loop.time()
+            self._catching_up = {each for each in self._catching_up if self._catches_up(*each)}
+            if now >= look_at_all:
+                look_at_all = now + _LOOK_S
                 self._due.update(dict.fromkeys(self._decided_elsewhere()))
+            elif now >= look:
+                self._due.update(dict.fromkeys(self._catching_up))
+            look = min(look_at_all, now + _SOON_S) if self._catching_up else look_at_all
             due, self._due = self._due, {}
             for project, agent_id in due:
                 listening = self._projects.get(project, {}).get(agent_id)
@@ -261,6 +304,16 @@ class InboxHub:
             if self._due:
                 await asyncio.sleep(_RETRY_S)
                 self._wake.set()
+
+    def _begins_to_catch_up(self, project: str, agent_id: str) -> None:
+        self._catching_up.add((project, agent_id))
+        self._wake.set()
+
+    def _catches_up(self, project: str, agent_id: str) -> bool:
+        """Whether a stream waits for what another process decides for an agent."""
+        listening = self._projects.get(project, {}).get(agent_id)
+        elsewhere = shard_of(agent_id) not in self._decided_here.get(project, ())
+        return listening is not None and bool(listening.feed.awaited) and elsewhere
 
     def _decided_elsewhere(self) -> list[tuple[str, str]]:
         return [

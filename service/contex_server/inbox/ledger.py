@@ -211,4 +211,5 @@ class Ledger:
         self, agent_ids: Container[str], draft: Draft, since: Sequence, upto: Sequence
     ) -> None:
         """Hands what was decided to the agents that listen here; the places are of inboxes."""
-        self.inboxes.decided(self.project, agent_ids, draft.deliveries, since, upto)
+        sizes = {agent_id: len(entries) for agent_id, entries in draft.entries.items()}
+        self.inboxes.decided(self.project, agent_ids, sizes, draft.deliveries, since, upto)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import compress
@@ -29,8 +29,8 @@ from contex_server.match.agent_codec import AgentDamaged, agent_of_event, intact
 from contex_server.match.engine import MatchEngine
 
 _FIRST_PAGE, _PAGE = 64, 1_000
-_SHORTEST_S, _LONGEST_S = 0.002, 0.1
-"""Between two looks at an inbox that is not decided up to the end of the log."""
+_BEGUN_S = 0.5
+"""Between two looks at an agent that is not decided for yet, if nothing is heard of it."""
 _PROJECTS = 1_024
 _MANY = 32
 _CONFLATED = 500_000
@@ -347,23 +347,28 @@ class InboxReader:
         return subscriber.agent.registered_ms == registered_ms
 
     def source(
-        self, project: str, agent_id: str, registered_ms: int, *, conflate: bool = False
+        self,
+        project: str,
+        agent_id: str,
+        registered_ms: int,
+        heard: Callable[[float], Awaitable[None]],
+        *,
+        conflate: bool = False,
     ) -> Source:
-        """An agent's inbox as what a stream catches up with: with all that is in the log by then,
-        also what is still to be decided.
+        """An agent's inbox as what a stream catches up with: with all that is in the log by then;
+        what is still to be decided of it comes by the feed.
 
         Args:
+            heard: Waits until something is heard of the agent, or for so many seconds.
             conflate: Of what is in it, only the latest of each data key.
         """
 
         async def pages(position: Sequence, resumed: bool) -> AsyncGenerator[Selected, None]:
             until = inbox_id((await self.log.bounds(project)).tail)
-            count, wait_s = _FIRST_PAGE, _SHORTEST_S
+            count = _FIRST_PAGE
             while not await self._has_begun(project, agent_id, registered_ms):
                 yield Selected([], position, last=False)
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, _LONGEST_S)
-            wait_s = _SHORTEST_S
+                await heard(_BEGUN_S)
             latest, trimmed = None, False
             if conflate:
                 latest = await self.latest(project, agent_id, position)
@@ -375,13 +380,9 @@ class InboxReader:
                     trimmed = True
                     _, *counts = page.trimmed
                     yield Selected([_resync(position, *counts)], position, last=False)
-                last = page.last and page.position >= until
-                yield Selected(page.deliveries, page.position, last)
-                if last:
-                    return
+                yield Selected(page.deliveries, page.position, page.last, until)
                 if page.last:
-                    await asyncio.sleep(wait_s)
-                    wait_s = min(2 * wait_s, _LONGEST_S)
+                    return
                 position, count = page.position, _PAGE
 
         async def check(position: Sequence) -> None:

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from enum import Enum, auto
 
 from contex_server.events.feed import Delivery
 from contex_server.kernel import event_codec
 from contex_server.kernel.model import Event
 
 
-def spans(
-    deliveries: Iterable[Delivery], ends: Callable[[], Callable[[Event], bool]], most: int
-) -> Iterator[list[Delivery]]:
-    """Splits events after each that changes something, and into parts of `most`.
+class Split(Enum):
+    """Where spans are split at an event."""
 
-    Decodes the events. `ends` is asked anew for each span, once the one before it is decided.
+    NONE = auto()
+    AFTER = auto()
+    AROUND = auto()
+    """Before it, and after it."""
+
+
+def spans(
+    deliveries: Iterable[Delivery], splitter: Callable[[], Callable[[Event], Split]], most: int
+) -> Iterator[list[Delivery]]:
+    """Splits events where something changes, and into parts of `most`.
+
+    Decodes the events. A new splitter is asked for with each span, once the one before it is
+    decided.
     """
     part: list[Delivery] = []
-    is_end = ends()
+    split = splitter()
     for delivery in deliveries:
         if delivery.event is None:
             delivery.event = event_codec.decode(delivery.entry)
-        part.append(delivery)
-        if is_end(delivery.event) or len(part) == most:
+        where = split(delivery.event)
+        if where is Split.AROUND and part:
             yield part
-            part, is_end = [], ends()
+            part = []
+        part.append(delivery)
+        if where is not Split.NONE or len(part) == most:
+            yield part
+            part, split = [], splitter()
     if part:
         yield part

@@ -141,7 +141,11 @@ class AgentServicer(Servicer):
         ):
             source = stream(
                 inbox.reader.source(
-                    call.project, agent_id, agent.registered_ms, conflate=request.conflate
+                    call.project,
+                    agent_id,
+                    agent.registered_ms,
+                    partial(inbox.hub.heard_of, call.project, agent_id),
+                    conflate=request.conflate,
                 ),
                 feed,
                 position,

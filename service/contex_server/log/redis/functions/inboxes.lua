@@ -252,6 +252,9 @@ local function inbox_end(keys, args)
   local held = redis.call('HGET', keys[1], 's' .. args[2])
   local position = held and string.match(held, '^%d+ (%S+)') or '0-0'
   local own, trimmed = unpack(redis.call('HMGET', keys[1], 'a' .. args[1], 't' .. args[1]))
+  if not own and redis.call('HGET', string.sub(keys[1], 1, -9) .. 'decided', args[1]) == '' then
+    position = '0-0' -- Nothing decides for it yet, wherever its shard is.
+  end
   return { tail_of(keys[2]), position, own or '', trimmed or '' }
 end
 
