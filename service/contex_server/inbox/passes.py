@@ -179,7 +179,7 @@ class SpanDecider:
         """
         way.standings_at = monotonic()
         for agent_id, subscriber in way.members.items():
-            if subscriber.position is None or subscriber.position < upto:
+            if subscriber.position is None or subscriber.position <= upto:
                 draft.agents.setdefault(agent_id, Standing(None, upto))
 
     def _move(self, way: Pass, upto: Sequence) -> None:
