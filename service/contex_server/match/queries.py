@@ -170,6 +170,8 @@ class MatchQueries:
                 raise _not_found(place, f"event {place} is {kind}, which is not matched")
             (encoding,) = await engine.encode_needs(index, [need], registered=False)
             event_encodings = await engine.encode_events(index, [event])
+            if event.text_digest not in event_encodings:
+                raise _not_found(place, f"the text of event {place} is not there any more")
             explanation = await index.worker.work(
                 index.rule.explain,
                 index.data,

@@ -133,8 +133,16 @@ class Embeddings:
     async def of_events(
         self, project: str, model: str, events: Iterable[Event], *, store: bool = True
     ) -> dict[bytes, Encoding]:
-        """The encodings of events, by digest; stores missing ones if it is to."""
-        by_digest = {event.text_digest: event for event in events if event.text_digest}
+        """The encodings of events, by digest; stores missing ones if it is to.
+
+        A deletion has the digest of the deleted text, and no encoding if that can't be read any
+        more: what is left of it must not be taken for the text.
+        """
+        by_digest: dict[bytes, Event] = {}
+        for event in events:
+            known = by_digest.get(event.text_digest)
+            if event.text_digest and (known is None or known.deletes):
+                by_digest[event.text_digest] = event
         encodings = await self.stored(project, model, by_digest)
         absent = [event for digest, event in by_digest.items() if digest not in encodings]
         recipes = await self.recipes(project, absent)
@@ -148,12 +156,14 @@ class Embeddings:
         self.appended(project, model, packed)
 
     async def recipes(self, project: str, events: Iterable[Event]) -> dict[bytes, Recipe]:
-        """How the texts of events become encodings, by digest."""
-        return {
-            event.text_digest: await _recipe(await self.description(project, event))
-            async for event in sliced(events)
-            if event.text_digest
-        }
+        """How the texts of events become encodings, by digest; of those that can be read."""
+        found: dict[bytes, Recipe] = {}
+        async for event in sliced(events):
+            described = await self._described(project, event)
+            digest = event.text_digest
+            if digest and digest == described.text_digest and not described.deletes:
+                found[digest] = await _recipe(await _description(described))
+        return found
 
     async def compute(
         self, project: str, model: str, recipes: Mapping[bytes, Recipe]
@@ -200,14 +210,16 @@ class Embeddings:
 
     async def description(self, project: str, event: Event) -> Description:
         """The texts that an event is matched by; for a deletion, those of the deleted datum."""
+        return await _description(await self._described(project, event))
+
+    async def _described(self, project: str, event: Event) -> Event:
+        """The event that has the texts of one: for a deletion, an earlier one if it is there."""
         while event.deletes and event.previous_sequence is not None:
             (entry,) = await self._log.get(project, [event.previous_sequence])
             if entry is None:
                 break
             event = event_codec.decode(entry)
-        if len(event.payload) > INLINE_BYTES:
-            return await asyncio.to_thread(describe_event, event)
-        return describe_event(event)
+        return event
 
     async def _compute(
         self, project: str, model: str, recipes: Mapping[bytes, Recipe], role: Role
@@ -245,6 +257,12 @@ class Embeddings:
         if _size(encoding) <= _CACHED_BYTES:
             self._cache[self._place(project, model, digest)] = encoding
         return encoding
+
+
+async def _description(event: Event) -> Description:
+    if len(event.payload) > INLINE_BYTES:
+        return await asyncio.to_thread(describe_event, event)
+    return describe_event(event)
 
 
 async def _recipe(description: Description) -> Recipe:

@@ -241,6 +241,21 @@ async def test_a_vector_that_another_datum_has_too_stays(
     assert not await store.hexists(vectors, gone.text_digest)
 
 
+async def test_what_is_left_of_a_deleted_datum_is_not_taken_for_its_text(word_api: Api) -> None:
+    """A deletion has the digest of the text that it deleted, which is there no more."""
+    api = word_api
+    await api.publish(event("k", b'"gamma delta"', metadata={"subject": "anna"}))
+    await api.publish(event("k", b"", tombstone=True))
+    await api.register("other", "gamma")
+    await erase(api, subject="anna")
+    await (await api.listen("other").live()).cancel()
+    await api.register("a", "gamma", last_seen_sequence="0")  # Judges the deletion.
+    await api.listen("a").live()
+    await api.publish(event("k", b'"gamma delta"'))
+    stream = await (await api.listen("a").live()).count(1)
+    assert [(item.event.data_key, item.event.revision) for item in stream.matched] == [("k", 3)]
+
+
 async def test_a_legal_hold_forbids_it(api: Api) -> None:
     await api.publish(of_anna())
     await api.projects.SetRetention(
