@@ -112,8 +112,11 @@ class Changes:
             return await self._registered(way, event, draft)
         if event.event_type == AGENT_UNREGISTERED:
             return self._unregistered(way, event, draft)
-        if event.event_type == DATA_ERASED and way.members:
-            await self._erased(way, event, draft)
+        if event.event_type == DATA_ERASED:
+            # What is decided after it, is decided without what was erased.
+            self.engine.forget_erased(self.ledger.project)
+            if way.members:
+                await self._erased(way, event, draft)
         return None
 
     async def _registered(self, way: Pass, event: Event, draft: Draft) -> Afterwards:
@@ -236,7 +239,6 @@ class Changes:
         erased: dict[str, list[int]] = fields.get("data", {})
         if not erased and "data_key" in fields:
             erased = {fields["data_key"]: [1, 2**31]}
-        self.engine.embeddings.forget(ledger.project)
         await ledger.read_holders(draft, erased, ledger.shards)
         counts: defaultdict[str, int] = defaultdict(int)
         for name, (first, last) in sorted(erased.items()):

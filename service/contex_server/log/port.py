@@ -172,6 +172,9 @@ class EventLog(Protocol):
         Stops after `count` events, or once they have `max_bytes`; perhaps earlier.
         """
 
+    def forget_keys(self, project: str) -> None:
+        """Reads no more with the keys of subjects that are at hand: some were destroyed."""
+
     async def read(self, project: str, span: Range, count: int) -> list[Entry]:
         """The first `count` events of a range, in its direction; for few, whatever their size."""
         entries: list[Entry] = []

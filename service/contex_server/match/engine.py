@@ -80,6 +80,11 @@ class MatchEngine:
         await self.live.close()
         await self.scans.close()
 
+    def forget_erased(self, project: str) -> None:
+        """Nothing that was erased is at hand any more: an erasure is in the log."""
+        self.log.forget_keys(project)
+        self.embeddings.forget(project)
+
     async def work(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Does CPU-bound work of live matching; see `Worker.work`."""
         return await self.live.work(function, *args)

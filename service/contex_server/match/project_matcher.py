@@ -348,7 +348,7 @@ class ProjectMatcher:
     async def _drop_erased(self) -> None:
         """Data whose latest event was erased match nothing any more."""
         index = self._index
-        self._engine.embeddings.forget(self.project)
+        self._engine.forget_erased(self.project)
         async for states in self._engine.state.state(self.project):
             erased = [
                 state

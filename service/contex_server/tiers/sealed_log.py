@@ -36,6 +36,9 @@ class SealedLog(EventLog):
         part = await self._below.read_part(project, span, count, max_bytes)
         return part._replace(entries=await self._sealer.open(project, part.entries))
 
+    def forget_keys(self, project: str) -> None:
+        self._sealer.forget(project)
+
     async def narrow(self, project: str, span: Range, event_filter: EventFilter) -> Range:
         return await self._below.narrow(project, span, event_filter)
 

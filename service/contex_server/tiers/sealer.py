@@ -43,6 +43,7 @@ class Sealer:
         self._store = store
         self._master = master
         self._keys: TTLCache[tuple[str, bytes], AESGCM | Erasure] = TTLCache(_CACHED, FRESH_S)
+        self._forgotten = 0
 
     @property
     def can_seal(self) -> bool:
@@ -104,6 +105,7 @@ class Sealer:
 
     def forget(self, project: str) -> None:
         """Drops the keys of a project that are at hand."""
+        self._forgotten += 1
         for place in [place for place in self._keys if place[0] == project]:
             self._keys.pop(place, None)
 
@@ -111,8 +113,11 @@ class Sealer:
         keys = {key_id: key for key_id in ids if (key := self._keys.get((project, key_id)))}
         missing = ids - keys.keys()
         if missing:
+            forgotten = self._forgotten
             for key_id, stored in (await self._store.wrapped_keys(project, missing)).items():
-                keys[key_id] = self._keys[project, key_id] = self._read(key_id, stored)
+                keys[key_id] = self._read(key_id, stored)
+                if forgotten == self._forgotten:  # Or it may have been asked for too early.
+                    self._keys[project, key_id] = keys[key_id]
         return keys
 
     def _read(self, key_id: bytes, stored: bytes) -> AESGCM | Erasure:
