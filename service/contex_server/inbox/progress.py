@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from contex_server.inbox.subscriber import head_of
-from contex_server.kernel.inbox_ids import event_of, inbox_id, kept_place, last_place
+from contex_server.kernel.inbox_ids import entry_of, event_of, inbox_id, kept_place, last_place
 from contex_server.kernel.model import Sequence
 from contex_server.log.inboxes import Backlog, InboxPosition, InboxStore
 from contex_server.match.agent_codec import AgentDamaged
@@ -61,13 +61,18 @@ class AgentProgress:
     first: Sequence | None
 
     def has_passed(self, event: Sequence, passing: Passing) -> bool:
-        """Whether the agent has passed an event."""
-        if passing is Passing.ACKNOWLEDGED and self.acknowledged > event:
-            return True
-        if self.decided is None or self.decided < event:
+        """Whether the agent has passed an event.
+
+        What a registration brings is older than its place in the inbox: an agent that has not
+        acknowledged that has passed nothing.
+        """
+        if self.state in (DecidingState.NOT_BEGUN, DecidingState.NEEDS_CHANGED):
             return False
-        unread = self.first is not None and self.first <= last_place(event)
-        return passing is Passing.DECIDED or not unread
+        if passing is Passing.DECIDED:
+            return self.decided is not None and self.decided >= event
+        if self.first is not None and (self.first <= last_place(event) or entry_of(self.first)):
+            return False
+        return self.acknowledged > event or (self.decided is not None and self.decided >= event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +134,14 @@ def _undecided_after(agent: Standpoint, position: InboxPosition) -> Sequence:
 
 def _state(agent: Standpoint, position: InboxPosition) -> DecidingState:
     try:
-        registered_ms, awaits = head_of(position.record)
+        registered_ms, awaits, is_first = head_of(position.record)
     except AgentDamaged:
         return DecidingState.NOT_BEGUN
     # Earlier versions did not tell when an agent was registered.
     if registered_ms and registered_ms < agent.registered_ms:
         return DecidingState.NOT_BEGUN
     if awaits:
-        return DecidingState.NEEDS_CHANGED
+        return DecidingState.NOT_BEGUN if is_first else DecidingState.NEEDS_CHANGED
     return DecidingState.CATCHING_UP if position.is_own else DecidingState.LIVE
 
 

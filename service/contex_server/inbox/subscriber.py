@@ -138,16 +138,18 @@ def encode_subscriber(subscriber: Subscriber) -> bytes:
     )
 
 
-def head_of(record: bytes) -> tuple[int, bool]:
-    """When the agent was registered for which a subscriber decides, in unix milliseconds, and
-    whether a registration awaits; it is cheaper than all of the subscriber.
+def head_of(record: bytes) -> tuple[int, bool, bool]:
+    """When the agent was registered for which a subscriber decides, in unix milliseconds, whether a
+    registration awaits, and whether that is its first; it is cheaper than all of the subscriber.
 
     Raises:
         AgentDamaged: It is nothing that `encode_subscriber` wrote.
     """
     try:
         fields: dict[str, Any] = orjson.loads(record)
-        return int(fields["agent"]["registered_ms"]), fields["awaited"] is not None
+        awaited = fields["awaited"]
+        is_first = awaited is not None and awaited[0] == fields["event"]
+        return int(fields["agent"]["registered_ms"]), awaited is not None, is_first
     except (ValueError, KeyError, TypeError) as error:
         raise AgentDamaged(f"no subscriber: {type(error).__name__}") from error
 

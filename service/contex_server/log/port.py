@@ -173,7 +173,11 @@ class EventLog(Protocol):
         """
 
     def forget_keys(self, project: str) -> None:
-        """Reads no more with the keys of subjects that are at hand: some were destroyed."""
+        """Reads no more with the keys of subjects that are at hand: some were destroyed.
+
+        A log without keys has none to forget.
+        """
+        return None
 
     async def read(self, project: str, span: Range, count: int) -> list[Entry]:
         """The first `count` events of a range, in its direction; for few, whatever their size."""
