@@ -74,7 +74,7 @@ class Behind:
             await roster.wake.wait()
             roster.wake.clear()
             while roster.behind or roster.left:
-                await self._retrying(self._bring_up_some)
+                await self._retrying(self._bring_up_all)
 
     async def readable(self) -> Sequence:
         """Before the first event that can still be read."""
@@ -104,13 +104,23 @@ class Behind:
                     await self._engine.work(live.index.needs.remove_agent, agent_id)
                 self._roster.let_wait(subscriber)
 
-    async def _bring_up_some(self) -> None:
-        roster = self._roster
-        awaiting = [s for s in roster.behind.values() if s.awaited is not None]
+    async def _bring_up_all(self) -> None:
+        await self._bring_up([*self._roster.behind], within=None)
+
+    async def _bring_up(self, agent_ids: list[str], within: Pass | None) -> None:
+        """Brings agents to where the live pass is.
+
+        Args:
+            within: The pass that waits for this one meanwhile.
+        """
+        behind, roster = self._roster.behind, self._roster
+        awaiting = [s for a in agent_ids if (s := behind.get(a)) and s.awaited is not None]
         if awaiting:
             await self._steps.take(awaiting)
-        some = [s for s in roster.behind.values() if s.awaited is None and s.position is not None]
-        positions = [*map(_position, some), *roster.left.values()]
+        some = [s for a in agent_ids if (s := behind.get(a)) and s.awaited is None]
+        positions = list(map(_position, some))
+        if within is None:
+            positions += roster.left.values()
         if not positions:
             return
         readable = await self.readable()
@@ -125,6 +135,8 @@ class Behind:
         async def join() -> None:
             nonlocal joined
             joined = await self._join(way)
+            if joined and within is None:
+                roster.left.clear()
 
         await self._retrying(join)
         while not joined:
@@ -133,6 +145,18 @@ class Behind:
             else:
                 await asyncio.sleep(_IDLE_S)
             await self._retrying(join)
+
+    async def _let_others_pass(self, way: Pass) -> None:
+        """Agents that have less to catch up with than a pass do so first, so that nobody waits for
+        the past of others."""
+        less = [
+            agent_id
+            for agent_id, subscriber in self._roster.behind.items()
+            if agent_id not in way.members
+            and (subscriber.awaited is not None or not way.position > _position(subscriber))
+        ]
+        if less:
+            await self._bring_up(less, within=way)
 
     async def _read_on(self, way: Pass) -> None:
         """Decides what lies between a pass and the live one, as far as that is now."""
@@ -145,6 +169,7 @@ class Behind:
                 for part in spans(deliveries, self._changes.splitter, _SPAN):
                     await self._retrying(partial(self._decide, way, part))
                     await asyncio.sleep(0)
+                await self._let_others_pass(way)
         self._deciding.go_on(way, until)
 
     async def _decide(self, way: Pass, span: list[Delivery]) -> None:
@@ -179,7 +204,6 @@ class Behind:
             await self._deciding.note(live)
             await self._deciding.set_needs(live, members)
             await ledger.write(Draft(agents={s.agent.agent_id: Standing(None) for s in members}))
-            self._roster.left.clear()
             for subscriber in members:
                 agent_id = subscriber.agent.agent_id
                 subscriber.position = None

@@ -141,9 +141,10 @@ class Changes:
             return None
         if before.is_past(event.sequence):
             return None
-        if after is not None and after < before.begin and event.sequence > before.adopted:
-            return await self._begins(way, event, agent, after, draft, before)
         changes = _changes_needs(before, event, agent)
+        asks_for_more = after is not None and after < before.begin
+        if asks_for_more and not changes and event.sequence > before.adopted:
+            return await self._begins(way, event, agent, after, draft, before)
         if not agent.registered_ms:
             agent = replace(agent, registered_ms=before.agent.registered_ms)
         if event.sequence <= before.adopted:
@@ -201,7 +202,8 @@ class Changes:
         begin = place if after is None else min(after, place)
         awaited = Awaited(place, agent) if after is None else None
         position = begin if awaited is None else place.prev()
-        new = Subscriber(agent, number, place, begin, awaited, position=position)
+        steps_in = awaited is not None
+        new = Subscriber(agent, number, place, begin, awaited, position=position, steps_in=steps_in)
         anew = before is not None
         draft.agents[agent.agent_id] = Standing(encode_subscriber(new), position, anew=anew)
 

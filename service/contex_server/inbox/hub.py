@@ -146,15 +146,20 @@ class InboxHub:
                     del self._projects[project]
 
     async def _open(self, project: str, listening: Listening) -> None:
-        """Lets a feed begin where the inbox ends; what is decided meanwhile follows it."""
+        """Lets a feed begin where the agent is decided up to; what is decided meanwhile follows it.
+
+        What the inbox has beyond that is read with the next that is decided.
+        """
         if listening.ready.is_set():
             return
-        end = await self._reader.store.inbox_end(project, listening.agent_id)
-        position = inbox_id(end.position)
-        position = max(end.last, await self._reader.proven(project, position))
+        subscriber = await self._reader.subscriber(project, listening.agent_id)
+        event = BEGINNING
+        if subscriber is not None and subscriber.agent.registered_ms == listening.registered_ms:
+            event = (await self._reader.store.inbox_end(project, listening.agent_id)).position
+        position = await self._reader.proven(project, inbox_id(event))
         if not listening.ready.is_set():
             listening.feed.begin(position)
-            listening.upto = max(end.last, last_place(end.position))
+            listening.upto = last_place(event)
             listening.ready.set()
             for decided in listening.early:
                 self._extend(project, listening, *decided)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from contex_server.events.feed import Delivery, Resync
+from contex_server.events.feed import Delivery, Feed, Resync
 from contex_server.events.stream import Selected, Source
 from contex_server.inbox import wire
 from contex_server.inbox.entry import Decision, Head, Version, decode, is_of_datum, passage_of, read
@@ -29,6 +29,8 @@ from contex_server.match.agent_codec import AgentDamaged, agent_of_event, intact
 from contex_server.match.engine import MatchEngine
 
 _FIRST_PAGE, _PAGE = 64, 1_000
+_BEHIND_S = 0.1
+"""Between two looks at an inbox that is not decided up to where the feed begins."""
 _BEGUN_S = 0.5
 """Between two looks at an agent that is not decided for yet, if nothing is heard of it."""
 _PROJECTS = 1_024
@@ -71,20 +73,18 @@ class Latest:
 
     count: int = 0
     superseded: int = 0
-    _upto: Sequence = BEGINNING
     _places: dict[str, Sequence] = field(default_factory=dict)
 
     def add(self, place: Sequence, head: Head) -> None:
         """Adds the next entry."""
         self.count += 1
-        self._upto = place
         if is_of_datum(head):
             self.superseded += head.data_key in self._places
             self._places[head.data_key] = place
 
     def has(self, place: Sequence, head: Head) -> bool:
         """Whether an entry is not superseded."""
-        return not is_of_datum(head) or place > self._upto or self._places[head.data_key] == place
+        return not is_of_datum(head) or place >= self._places.get(head.data_key, place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,15 @@ class InboxReader:
         if stored is None:
             return True
         return any(agent.registered_ms > registered_ms for agent, _ in intact(project, [stored]))
+
+    async def _is_of(
+        self, project: str, agent_id: str, registered_ms: int, subscriber: Subscriber | None
+    ) -> bool:
+        """Whether an inbox is this agent's, perhaps one that is gone, and not still an earlier
+        one's of its id."""
+        if subscriber is not None:
+            return subscriber.agent.registered_ms == registered_ms
+        return await self.is_gone(project, agent_id, registered_ms)
 
     async def _is_unregistered(self, project: str, agent_id: str) -> bool:
         return await self.agents.agent(project, agent_id) is None
@@ -267,6 +276,8 @@ class InboxReader:
         subscriber = _subscriber(standing)
         if subscriber is not None and subscriber.agent.registered_ms > registered_ms:
             raise agent_not_found(project, agent_id)
+        if not await self._is_of(project, agent_id, registered_ms, subscriber):
+            return Page([], position, position, last=True, is_over=False)
         first = position if subscriber is None else subscriber.first_place
         if position < first or (not based and position < standing.trimmed.upto):
             position = max(position, first)
@@ -303,14 +314,14 @@ class InboxReader:
         """What was decided for an agent in a range of its inbox, forwards; of what was trimmed, the
         base."""
         slices = Slices()
-        trimmed = (await self.store.inbox_end(project, agent_id)).trimmed.upto
         position = span.after
         while position < span.until:
+            rest = Range(position, span.until)
+            page = await self.store.inbox(project, agent_id, rest, _PAGE)
+            # Asked afterwards: what was read was not trimmed before.
+            trimmed = (await self.store.inbox_end(project, agent_id)).trimmed.upto
             if position < trimmed:
                 page = await self.store.base(project, agent_id, position, _PAGE)
-            else:
-                rest = Range(position, span.until)
-                page = await self.store.inbox(project, agent_id, rest, _PAGE)
             for place, body in page:
                 if place > span.until:
                     return
@@ -330,9 +341,19 @@ class InboxReader:
         (entry,) = await self.log.get(project, [event]) if event > BEGINNING else (None,)
         return place if entry is None else inbox_id(event_codec.proven(entry))
 
-    async def _has_begun(self, project: str, agent_id: str, registered_ms: int) -> bool:
+    async def _has_begun(
+        self,
+        project: str,
+        agent_id: str,
+        registered_ms: int,
+        position: Sequence,
+        until: Sequence,
+    ) -> bool:
         """Whether it is decided for this agent: until then, the inbox is an earlier agent's of its
         id, or nobody's.
+
+        Where a reader begins before the inbox, deciders first have to come to a place: it may have
+        been asked for that past.
 
         Raises:
             ContexError: AGENT_NOT_FOUND: it is a later agent's by now, or there is no such agent.
@@ -344,13 +365,18 @@ class InboxReader:
             return False
         if subscriber.agent.registered_ms > registered_ms:
             raise agent_not_found(project, agent_id)
-        return subscriber.agent.registered_ms == registered_ms
+        if subscriber.agent.registered_ms != registered_ms:
+            return False
+        if event_of(position) >= subscriber.begin:
+            return True
+        return inbox_id((await self.store.inbox_end(project, agent_id)).position) >= until
 
     def source(
         self,
         project: str,
         agent_id: str,
         registered_ms: int,
+        feed: Feed,
         heard: Callable[[float], Awaitable[None]],
         *,
         conflate: bool = False,
@@ -359,14 +385,15 @@ class InboxReader:
         what is still to be decided of it comes by the feed.
 
         Args:
+            feed: What the reader goes on with.
             heard: Waits until something is heard of the agent, or for so many seconds.
             conflate: Of what is in it, only the latest of each data key.
         """
 
         async def pages(position: Sequence, resumed: bool) -> AsyncGenerator[Selected, None]:
             until = inbox_id((await self.log.bounds(project)).tail)
-            count = _FIRST_PAGE
-            while not await self._has_begun(project, agent_id, registered_ms):
+            count, floor = _FIRST_PAGE, feed.floor
+            while not await self._has_begun(project, agent_id, registered_ms, position, until):
                 yield Selected([], position, last=False)
                 await heard(_BEGUN_S)
             latest, trimmed = None, False
@@ -380,10 +407,13 @@ class InboxReader:
                     trimmed = True
                     _, *counts = page.trimmed
                     yield Selected([_resync(position, *counts)], position, last=False)
-                yield Selected(page.deliveries, page.position, page.last, until)
-                if page.last:
-                    return
                 position, count = page.position, _PAGE
+                if page.last and position >= floor:
+                    yield Selected(page.deliveries, position, True, until)
+                    return
+                yield Selected(page.deliveries, position, False)
+                if page.last:
+                    await heard(_BEHIND_S)
 
         async def check(position: Sequence) -> None:
             bounds = await self.log.bounds(project)

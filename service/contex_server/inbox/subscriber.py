@@ -49,6 +49,7 @@ class Subscriber:
         steps: The events of the registrations that brought something.
         position: Where it stands by itself; None: where its shard stands.
         adopted: Where the log ended when deciding began for an agent of an earlier version.
+        steps_in: Whether the inbox begins with what the registration at `begin` brought.
     """
 
     agent: Agent
@@ -60,6 +61,7 @@ class Subscriber:
     steps: list[Sequence] = field(default_factory=list)
     position: Sequence | None = None
     adopted: Sequence = BEGINNING
+    steps_in: bool = False
 
     def __post_init__(self) -> None:
         self.texts |= {need.id: need.text for need in self.agent.needs}
@@ -70,11 +72,7 @@ class Subscriber:
     def first_place(self) -> Sequence:
         """The place after which its inbox begins: before that is what an earlier agent of its id
         was sent."""
-        begin, awaited = self.begin, self.awaited
-        by_registration = begin in self.steps or (awaited is not None and begin == awaited.event)
-        if by_registration and begin > BEGINNING:
-            begin = begin.prev()
-        return last_place(begin)
+        return last_place(self.begin.prev() if self.steps_in else self.begin)
 
     @property
     def watched(self) -> Agent:
@@ -134,6 +132,7 @@ def encode_subscriber(subscriber: Subscriber) -> bytes:
             "texts": subscriber.texts,
             "steps": [str(step) for step in subscriber.steps],
             "adopted": str(subscriber.adopted),
+            "steps_in": subscriber.steps_in,
         }
     )
 
@@ -152,6 +151,12 @@ def head_of(record: bytes) -> tuple[int, bool, bool]:
         return int(fields["agent"]["registered_ms"]), awaited is not None, is_first
     except (ValueError, KeyError, TypeError) as error:
         raise AgentDamaged(f"no subscriber: {type(error).__name__}") from error
+
+
+def _steps_of(fields: dict[str, Any]) -> list[str]:
+    """The steps of a record that does not say whether the inbox begins with one."""
+    awaited = fields["awaited"]
+    return [*fields["steps"], *([] if awaited is None else awaited[:1])]
 
 
 def decode_subscriber(record: bytes, position: Sequence | None) -> Subscriber:
@@ -177,6 +182,7 @@ def decode_subscriber(record: bytes, position: Sequence | None) -> Subscriber:
             [Sequence.parse(step) for step in fields["steps"]],
             position,
             Sequence.parse(fields["adopted"]),
+            bool(fields.get("steps_in", fields["begin"] in _steps_of(fields))),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AgentDamaged(f"no subscriber: {type(error).__name__}") from error

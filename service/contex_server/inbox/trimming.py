@@ -21,7 +21,7 @@ from contex_server.inbox.roster import Roster
 from contex_server.inbox.subscriber import Subscriber
 from contex_server.kernel.config import Settings
 from contex_server.kernel.inbox_ids import event_of, last_place
-from contex_server.kernel.model import BEGINNING, Change, Range, Sequence
+from contex_server.kernel.model import Change, Range, Sequence
 from contex_server.kernel.slices import Slices
 from contex_server.log.inboxes import InboxEntry, InboxSize, Trimmed, shard_of
 
@@ -81,19 +81,22 @@ class Trimmer:
     async def _trim(self, subscriber: Subscriber, size: InboxSize, oldest_ms: int) -> None:
         reader, project, agent_id = self._reader, self._project, subscriber.agent.agent_id
         stored = await reader.agents.agent(project, agent_id)
+        end = await reader.store.inbox_end(project, agent_id)
         if stored is None:
             return
         acknowledged = await reader.kept_place(project, agent_id, stored.cursor)
-        before = (await reader.store.inbox_end(project, agent_id)).trimmed.upto
+        before, first = end.trimmed, subscriber.first_place
+        if before.upto <= first:
+            before = Trimmed(first)  # That of an earlier agent of the id.
         excess = 0
         if size.size_bytes > self._bound:
             excess = int(size.length * (1 - _LEFT * self._bound / size.size_bytes))
         old = min(acknowledged, last_place(Sequence(max(oldest_ms, 1), 0).prev()))
-        taken = await self._oldest(agent_id, before, old, excess)
+        taken = await self._oldest(agent_id, before.upto, old, excess)
         if not taken or (len(taken) < _LEAST and not excess):
             return
-        base, upto = await self._base(agent_id), taken[-1].id
-        summed_up = dropped = 0
+        base, upto = await self._base(agent_id, first), taken[-1].id
+        _, summed_up, dropped = before
         slices = Slices()
         for entry in taken:
             head = read(entry.body, event_of(entry.id))
@@ -146,10 +149,9 @@ class Trimmer:
             after = page[-1].id
         return taken
 
-    async def _base(self, agent_id: str) -> dict[tuple[str, bool], InboxEntry]:
+    async def _base(self, agent_id: str, after: Sequence) -> dict[tuple[str, bool], InboxEntry]:
         """The base of an inbox, by data key, and whether it is not about the datum's state."""
         base: dict[tuple[str, bool], InboxEntry] = {}
-        after = BEGINNING
         while page := await self._reader.store.base(self._project, agent_id, after, _PAGE):
             for entry in page:
                 head = read(entry.body, event_of(entry.id))

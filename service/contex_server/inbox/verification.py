@@ -244,7 +244,9 @@ class DeliveryVerification:
         problem, excused = _follow(inbox, place, decision)
         if excused and event is not None and known is not None:
             agent_id = inbox.subscriber.agent.agent_id
-            if await self._own_since(project, agent_id, event.previous_sequence, known.revision):
+            # What a registration tells of is the datum itself, which may be the agent's own.
+            since = event.sequence if entry_of(place) else event.previous_sequence
+            if await self._own_since(project, agent_id, since, known.revision):
                 return ""
         return problem
 

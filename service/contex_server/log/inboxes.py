@@ -296,7 +296,7 @@ class InboxStore(Protocol):
         """Trims an inbox, and replaces its base.
 
         Args:
-            trimmed: Up to where, and how many were not acknowledged beside those of before.
+            trimmed: Up to where, and how many were not acknowledged, with those of before.
 
         Returns False, and nothing has changed, if the shard has another owner by now.
         """

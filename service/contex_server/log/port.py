@@ -177,7 +177,7 @@ class EventLog(Protocol):
 
         A log without keys has none to forget.
         """
-        return None
+        return
 
     async def read(self, project: str, span: Range, count: int) -> list[Entry]:
         """The first `count` events of a range, in its direction; for few, whatever their size."""

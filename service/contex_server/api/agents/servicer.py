@@ -144,6 +144,7 @@ class AgentServicer(Servicer):
                     call.project,
                     agent_id,
                     agent.registered_ms,
+                    feed,
                     partial(inbox.hub.heard_of, call.project, agent_id),
                     conflate=request.conflate,
                 ),

@@ -25,11 +25,17 @@ local function with_agents_key(own)
   return bucket .. ':with-agents', name
 end
 
--- Lets deciding begin before the next event of a project, unless it has begun.
+-- Lets deciding begin before the next event of a project, unless it has begun; also where there was
+-- nobody to decide for, so that nobody waits for what concerned no one.
 local function begin_deciding(own, tail)
-  if redis.call('HEXISTS', own .. 'deciding', 's0') == 0 then
-    for shard = 0, SHARDS - 1 do
+  local nobody = redis.call('HLEN', own .. 'decided') == 0 and redis.call('HLEN', own .. 'agents') == 0
+  for shard = 0, SHARDS - 1 do
+    local held = redis.call('HGET', own .. 'deciding', 's' .. shard)
+    if not held then
       redis.call('HSET', own .. 'deciding', 's' .. shard, '0 ' .. tail .. ' -')
+    elseif nobody then
+      local epoch, owner = string.match(held, '^(%d+) %S+ (%S+)$')
+      redis.call('HSET', own .. 'deciding', 's' .. shard, epoch .. ' ' .. tail .. ' ' .. owner)
     end
   end
   local with_agents, name = with_agents_key(own)
@@ -41,6 +47,7 @@ local function registering(own, id, tail)
   begin_deciding(own, tail)
   redis.call('HSETNX', own .. 'decided', id, '')
   redis.call('PERSIST', own .. 'inbox:' .. id)
+  redis.call('PERSIST', own .. 'base:' .. id)
 end
 
 -- Lets a process decide for some shards of a project from here on.
@@ -78,6 +85,12 @@ local function leaves(keys, id)
     return true
   end
   redis.call('HDEL', keys[2], id)
+  -- What was decided after the agent had gone is kept for as long as its journal.
+  local own = string.sub(keys[1], 1, -9)
+  local left = redis.call('PTTL', own .. 'journal:' .. id)
+  if left > 0 and redis.call('PTTL', own .. 'inbox:' .. id) == -1 then
+    redis.call('PEXPIRE', own .. 'inbox:' .. id, left)
+  end
   return false
 end
 
@@ -213,10 +226,7 @@ end
 -- Returns 1, or 0 if the shard has another owner by now.
 local function trim_inbox(keys, args)
   if not decides(keys[1], args[1], args[2]) then return 0 end
-  local known = redis.call('HGET', keys[1], 't' .. args[3]) or '0-0 0 0'
-  local summed, dropped = string.match(known, '^%S+ (%d+) (%d+)')
-  redis.call('HSET', keys[1], 't' .. args[3], table.concat({ args[4],
-    whole(tonumber(summed) + tonumber(args[5])), whole(tonumber(dropped) + tonumber(args[6])) }, ' '))
+  redis.call('HSET', keys[1], 't' .. args[3], table.concat({ args[4], args[5], args[6] }, ' '))
   if redis.call('EXISTS', keys[2]) == 1 then redis.call('RENAME', keys[2], keys[3]) end
   -- Exactly: the oldest entry says how old the inbox is.
   redis.call('XDEL', keys[4], args[4])
