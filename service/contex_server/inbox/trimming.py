@@ -74,6 +74,10 @@ class Trimmer:
             subscriber = self._known.get(agent_id)
             if subscriber is None or size.first is None:
                 continue
+            if subscriber.awaited is not None:
+                # What its registration has brought so far says where that goes on.
+                self._ledger.grown[agent_id] = None
+                continue
             too_large = size.size_bytes > self._bound
             if too_large or (size.length >= _LEAST and size.first.ms < oldest_ms):
                 await self._trim(subscriber, size, oldest_ms)
@@ -118,6 +122,9 @@ class Trimmer:
             shard = self._ledger.shards.get(shard_of(agent_id))
             known = self._known.get(agent_id)
             if shard is None or known is None or known.number != subscriber.number:
+                return
+            if known.awaited is not None:
+                self._ledger.grown[agent_id] = None
                 return
             if not await reader.store.trim(project, agent_id, shard, entries, trimmed):
                 return
