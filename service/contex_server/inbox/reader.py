@@ -331,7 +331,8 @@ class InboxReader:
             if len(page) == _PAGE:
                 position = page[-1].id
             elif position < trimmed:
-                position = trimmed
+                # A base that was trimmed further meanwhile has what comes after that as well.
+                position = max(trimmed, page[-1].id) if page else trimmed
             else:
                 return
 
@@ -350,7 +351,7 @@ class InboxReader:
         until: Sequence,
     ) -> bool:
         """Whether it is decided for this agent: until then, the inbox is an earlier agent's of its
-        id, or nobody's.
+        id, or nobody's, or lacks the part of the past that the agent asked for since.
 
         Where a reader begins before the inbox, deciders first have to come to a place: it may have
         been asked for that past.

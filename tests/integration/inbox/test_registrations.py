@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -206,7 +207,18 @@ async def test_a_stream_misses_nothing_where_the_store_did_not_answer(
     assert stream.keys == ["one", "two", "three"]
 
 
-async def test_a_known_agent_gets_the_past_that_it_asks_for(word_api: Api) -> None:
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_known_agent_gets_the_past_that_it_asks_for(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Also if it listens before its decider has come to that."""
+
+    async def begin(*args: Any) -> Any:
+        await asyncio.sleep(0.2 * late)
+        return await begins(*args)
+
+    begins = Changes._begins
+    monkeypatch.setattr(Changes, "_begins", begin)
     await word_api.publish(event("alpha"), event("beta"), event("alpha", b'"2"'))
     await word_api.register("a", "alpha")
     await word_api.publish(event("alpha", b'"3"'))
