@@ -10,6 +10,7 @@ import pytest
 from contex.v1 import agent_service_pb2
 from contex_server.inbox import deciders, ledger, steps
 from contex_server.inbox.changes import Changes
+from contex_server.inbox.decider import ProjectDecider
 from contex_server.kernel.errors import store_unavailable
 from contex_server.log.redis.inboxes import RedisInboxes
 
@@ -241,6 +242,29 @@ async def test_a_known_agent_gets_the_past_that_it_asks_for(
     answer = await word_api.register("a", "alpha", last_seen_sequence=middle)
     again = await (await word_api.listen("a", cursor=answer.cursor).live()).count(2)
     assert [(t.kind, t.revision) for t in all_told(again)] == [("UPDATED", 3), ("UPDATED", 4)]
+
+
+async def test_registrations_of_a_new_agent_are_decided_one_after_the_other(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered = asyncio.Event()
+
+    async def load(self: ProjectDecider) -> None:
+        await registered.wait()
+        await loads(self)
+
+    loads = ProjectDecider._load
+    monkeypatch.setattr(ProjectDecider, "_load", load)
+    await word_api.publish(event("alpha"), event("beta"))
+    await word_api.register("a", "alpha", last_seen_sequence="0")
+    await word_api.register("a", "beta")
+    registered.set()
+    stream = await (await word_api.listen("a", after_sequence="0").live()).count(3)
+    assert [(t.kind, t.data_key) for t in all_told(stream)] == [
+        ("MATCHED", "alpha"),
+        ("LEFT", "alpha"),
+        ("MATCHED", "beta"),
+    ]
 
 
 async def test_what_an_earlier_agent_was_sent_is_not_a_later_ones(word_api: Api) -> None:
