@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 
 import structlog
 
 from contex_server.inbox.behind import Retrying
-from contex_server.inbox.entry import is_of_datum, read
+from contex_server.inbox.entry import Head, is_of_datum, read
 from contex_server.inbox.ledger import Ledger
 from contex_server.inbox.roster import Roster
 from contex_server.inbox.subscriber import Subscriber
@@ -38,6 +39,45 @@ _MOST = 50_000
 _PAGE = 1_000
 _LEFT = 0.5
 """What is left of an inbox that was larger than its bound."""
+
+
+@dataclass(slots=True)
+class _Base:
+    """Of entries of an inbox those that make whoever reads them hold what all of them do.
+
+    Attributes:
+        latest: That of each data key.
+        erased: Erasures by data key, with their revisions: a later one of an earlier revision
+            leaves the others needed.
+        registered: The latest change of needs.
+    """
+
+    latest: dict[str, InboxEntry] = field(default_factory=dict)
+    erased: dict[str, list[tuple[int, InboxEntry]]] = field(default_factory=dict)
+    registered: InboxEntry | None = None
+
+    def add(self, entry: InboxEntry, head: Head) -> bool:
+        """Adds the next entry; whether it is kept."""
+        if is_of_datum(head):
+            self.latest[head.data_key] = entry
+        elif head.change is Change.ERASED:
+            needed = [
+                each for each in self.erased.get(head.data_key, []) if each[0] > head.revision
+            ]
+            self.erased[head.data_key] = [*needed, (head.revision, entry)]
+        elif head.change is Change.REGISTERED:
+            self.registered = entry
+        else:
+            return False
+        return True
+
+    def entries(self) -> list[InboxEntry]:
+        """Those that are left, in their order."""
+        kept = [*self.latest.values()]
+        kept += [entry for some in self.erased.values() for _, entry in some]
+        if self.registered is not None:
+            kept.append(self.registered)
+        return sorted(kept)
 
 
 class Trimmer:
@@ -106,17 +146,11 @@ class Trimmer:
             head = read(entry.body, event_of(entry.id))
             unread = entry.id > acknowledged
             if is_of_datum(head):
-                replaced = base.get((head.data_key, False))
+                replaced = base.latest.get(head.data_key)
                 summed_up += replaced is not None and replaced.id > acknowledged
-                base[head.data_key, False] = entry
-            elif head.change is Change.ERASED:
-                base[head.data_key, True] = entry
-            elif head.change is Change.REGISTERED:
-                base["", True] = entry
-            else:
-                dropped += unread
+            dropped += not base.add(entry, head) and unread
             await slices.pause()
-        entries = sorted(base.values())
+        entries = base.entries()
         trimmed = Trimmed(upto, summed_up, dropped)
         async with self._ledger.lock:
             shard = self._ledger.shards.get(shard_of(agent_id))
@@ -156,12 +190,11 @@ class Trimmer:
             after = page[-1].id
         return taken
 
-    async def _base(self, agent_id: str, after: Sequence) -> dict[tuple[str, bool], InboxEntry]:
-        """The base of an inbox, by data key, and whether it is not about the datum's state."""
-        base: dict[tuple[str, bool], InboxEntry] = {}
+    async def _base(self, agent_id: str, after: Sequence) -> _Base:
+        """The base of an inbox."""
+        base = _Base()
         while page := await self._reader.store.base(self._project, agent_id, after, _PAGE):
             for entry in page:
-                head = read(entry.body, event_of(entry.id))
-                base[head.data_key, not is_of_datum(head)] = entry
+                base.add(entry, read(entry.body, event_of(entry.id)))
             after = page[-1].id
         return base

@@ -130,6 +130,25 @@ async def test_too_large_an_inbox_is_summed_up(start: Start) -> None:
     assert await known(api) == truth
 
 
+async def test_an_erasure_of_an_earlier_revision_replaces_none_of_later_ones(start: Start) -> None:
+    api = await start(delivery_records=False)
+    await register(api, event_pb2.EventFilter(data_keys=["k/*"]))
+    await api.publish(event("k/1", metadata={"subject": "ben"}))
+    for _ in range(LEAST):
+        await api.publish(event("k/1", metadata={"subject": "anna"}))
+    for subject in ("anna", "ben"):
+        request = project_service_pb2.EraseDataRequest(
+            project=P, subject=subject, request_id=subject, reason="a test"
+        )
+        await api.projects.EraseData(request)
+    stream = await (await api.listen("a").live()).count(LEAST + 3)
+    await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id="a", cursor=stream.cursor))
+    await api.publish(event("k/2"))
+    again = await trimmed(api)
+    told = zip(again.told, [item.event.revision for item in again.matched], strict=True)
+    assert [*told][:3] == [("UPDATED", LEAST + 1), ("ERASED", LEAST + 1), ("ERASED", 1)]
+
+
 async def test_what_an_agent_knew_is_not_made_up(start: Start) -> None:
     api = await start(inbox_bytes=64 * 1024)
     await register(api, event_pb2.EventFilter(data_keys=["k/*"]))
