@@ -85,16 +85,20 @@ class Held(NamedTuple):
 
 @dataclass
 class Inbox:
-    """The inbox of an agent, from one registration until it is unregistered.
+    """The inbox of an agent, from one registration until it is unregistered, or asks for more of
+    the past than its inbox has.
 
     Attributes:
         begin: The sequence to read from in order to get all of it.
+        registrations: How many there are of it.
         places: For each delivery the event that brought it.
         held: What the agent takes to be there.
         sent: The first and the last revision of each datum that it was sent, or published itself.
+        is_over: Whether nothing more is added.
     """
 
     begin: str
+    registrations: int
     told: list[Told] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     held: dict[str, Held] = field(default_factory=dict)
@@ -124,15 +128,29 @@ def inboxes(
             over[len(found) - 1] = event.sequence
             registered = False
             continue
+        spec = next(each)
+        if (
+            registered
+            and spec.after is not None
+            and order(spec.after) < order(_begin(found[-1][1]))
+        ):
+            over[len(found) - 1] = event.sequence
+            registered = False
         if not registered:
             found.append((place, {}))
             registered = True
-        found[-1][1][event.sequence] = next(each)
+        found[-1][1][event.sequence] = spec
     assert next(each, None) is None, "a registration is not in the log"
     return [
         _inbox(events, agent_id, events[place].sequence, regs, over.get(number), score)
         for number, (place, regs) in enumerate(found)
     ]
+
+
+def _begin(registrations: dict[str, Spec]) -> str:
+    """Where an inbox begins that has these registrations."""
+    first, spec = next(iter(registrations.items()))
+    return first if spec.after is None else spec.after
 
 
 def _inbox(
@@ -144,7 +162,7 @@ def _inbox(
     score: Score,
 ) -> Inbox:
     spec = registrations[first]
-    inbox = Inbox(first if spec.after is None else spec.after, is_over=over is not None)
+    inbox = Inbox(_begin(registrations), len(registrations), is_over=over is not None)
     erasures = {
         json.loads(event.payload)["request_id"]: event.sequence
         for event in events

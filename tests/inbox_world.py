@@ -6,11 +6,12 @@ import asyncio
 import json
 import random
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
 from contex.v1 import agent_service_pb2, event_pb2, project_service_pb2
+from contex_server.tiers.sealer import FRESH_S
 from google.protobuf.duration_pb2 import Duration
 
 from tests.inbox_model import (
@@ -113,20 +114,26 @@ class Reader:
     """Listens to one registration as an agent does that is like this.
 
     Attributes:
-        role: "online", "cursor" (reconnects with its last cursor) or "acknowledging" (reconnects
-            without one).
+        role: "online", "cursor" (reconnects with its last cursor), "conflating" (likewise, and has
+            what it missed conflated) or "acknowledging" (reconnects without a cursor).
+        registration: The number of the registration that it begins with.
+        after: What it asked for with that, of an inbox that it had; None: all of it.
         sessions: What each stream brought; and for acknowledging ones, which messages had been
             acknowledged before: (session, entries of it) or a sequence.
     """
 
-    def __init__(self, world: World, agent_id: str, role: str, cursor: str) -> None:
-        self.world, self.agent_id, self.role = world, agent_id, role
+    def __init__(
+        self, world: World, agent_id: str, cursor: str, registration: int, after: str | None
+    ) -> None:
+        self.world, self.agent_id, self.role = world, agent_id, (role := world.roles[agent_id])
+        self.registration, self.after = registration, after
         self.cursor = "" if role == "acknowledging" else cursor
         self.sessions: list[list[Got]] = []
         self.acknowledged: list[tuple[int, list[tuple[int, str]]]] = []
         self.gone = False
         self.is_over = False
         self.leaving = False
+        self.was_left = False
         self.randomly = random.Random(world.randomly.random())
         self.task = asyncio.create_task(self._run())
 
@@ -137,7 +144,10 @@ class Reader:
     async def _run(self) -> None:
         while not self.gone and not self.leaving:
             stream = self.world.api().listen(
-                self.agent_id, cursor=self.cursor, heartbeat_interval_ms=100
+                self.agent_id,
+                cursor=self.cursor,
+                heartbeat_interval_ms=100,
+                conflate=self.role == "conflating",
             )
             self.sessions.append([])
             try:
@@ -193,9 +203,19 @@ class Reader:
 
     async def check(self, inbox: Inbox, expected: list[Got]) -> None:
         """Compares what it got with the inbox."""
+        start = 0
+        if self.after is not None:
+            start = sum(order(place) <= order(self.after) for place in inbox.places)
+        if self.world.trims or self.role == "conflating":
+            await self._check_summed_up(inbox, inbox.told[start:])
+            return
+        expected = expected[start:]
         if self.role == "acknowledging":
             await self.leave()
-            self._check_sessions(inbox, expected)
+            self._check_sessions(inbox, expected, start)
+            return
+        if self.was_left:
+            self._check_part(expected)
             return
         with suppress(TimeoutError):
             if inbox.is_over:
@@ -212,7 +232,34 @@ class Reader:
         due = expected[: len(received)] if inbox.is_over else expected
         assert received == due, f"{self.agent_id} ({self.role}): {_differs(received, due)}"
 
-    def _check_sessions(self, inbox: Inbox, expected: list[Got]) -> None:
+    def _check_part(self, expected: list[Got]) -> None:
+        received = _as_known(self.received, expected)
+        due = expected[: len(received)]
+        assert received == due, f"{self.agent_id} ({self.role}): {_differs(received, due)}"
+
+    async def _check_summed_up(self, inbox: Inbox, due: list[Told]) -> None:
+        """What is left out must make no difference to what it holds in the end."""
+        label, held = f"{self.agent_id} ({self.role}) after {self.after}", fold(due)
+
+        def told() -> list[Told]:
+            return _plain([each for each, _ in self.received])
+
+        if not inbox.is_over and not self.was_left and self.role != "acknowledging":
+            with suppress(TimeoutError):
+                await eventually(lambda: self.task.done() or fold(told()) == held, 10)
+                await asyncio.sleep(0.1)
+        await self.leave()
+        for session in self.sessions if self.role == "acknowledging" else [self.received]:
+            _check_is_part([each for each, _ in session], due, label)
+        if inbox.is_over or self.was_left:
+            return
+        if self.role == "acknowledging":
+            last = await self.world.api().listen(self.agent_id).live()
+            self.sessions.append(all_got(last))
+            await last.cancel()
+        _check_fold(told(), due, label)
+
+    def _check_sessions(self, inbox: Inbox, expected: list[Got], before: int) -> None:
         start = 0
         for number, session in enumerate(self.sessions):
             known = _as_known(session, expected)
@@ -222,9 +269,25 @@ class Reader:
             for at, marks in self.acknowledged:
                 for count, sequence in marks if at == number else ():
                     if sequence:
-                        start = max(start, _reached(inbox, sequence))
+                        start = max(start, _reached(inbox, sequence) - before)
                     else:
                         start = max(start, first + count)
+
+
+def _check_is_part(received: list[Told], due: list[Told], label: str) -> None:
+    """What is left of deliveries is what they were, in their order."""
+    rest = iter(_plain(due))
+    for place, each in enumerate(_plain(received)):
+        assert any(each == other for other in rest), f"{label}: {place}: {each} is out of place"
+
+
+def _check_fold(received: list[Told], due: list[Told], label: str) -> None:
+    """Whoever has received this holds what was due."""
+    one, other = fold(received), fold(due)
+    for key in one.keys() | other.keys():
+        if one.get(key) != other.get(key):
+            got, told = ([e for e in some if e.data_key == key][-4:] for some in (received, due))
+            raise AssertionError(f"{label}: {key}: {got} for {told}")
 
 
 def _as_known(received: list[Got], expected: list[Got]) -> list[Got]:
@@ -261,6 +324,8 @@ class World:
         roles: How each agent listens; see `Reader`.
         lasting: Agents that are never unregistered.
         erases: Whether data are erased; not where publishes are lost.
+        seeks: Whether agents ask for parts of the past again.
+        trims: Whether inboxes are trimmed meanwhile.
         apis: Servers that are up, or will be again.
         specs: The registrations of each agent in turn.
         readers: Who has listened to each registration of an id.
@@ -275,11 +340,13 @@ class World:
     randomly: random.Random
     lasting: frozenset[str] = frozenset()
     erases: bool = False
+    seeks: bool = False
+    trims: bool = False
     score: Score = lambda _need, _text: 0.0
     apis: list[Api] = field(default_factory=list)
     specs: dict[str, list[Spec]] = field(default_factory=dict)
     registered: set[str] = field(default_factory=set)
-    readers: dict[str, list[Reader | None]] = field(default_factory=dict)
+    readers: dict[str, list[Reader]] = field(default_factory=dict)
     sequences: list[str] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     payloads: dict[str, bytes] = field(default_factory=dict)
@@ -382,16 +449,27 @@ class World:
         answer = await self.api().agents.RegisterAgent(request, timeout=DEADLINE_S)
         name = agent_service_pb2.RegistrationOutcome.Name(answer.outcome)
         assert name == f"REGISTRATION_OUTCOME_{outcome}"
-        if outcome == "REGISTERED":
-            role = self.roles[agent_id]
-            reader = None if role == "offline" else Reader(self, agent_id, role, answer.cursor)
-            self.readers.setdefault(agent_id, []).append(reader)
+        readers = self.readers.setdefault(agent_id, [])
+        if self.roles[agent_id] != "offline" and (outcome == "REGISTERED" or spec.after):
+            number = len(self.specs[agent_id]) - 1
+            after = None if outcome == "REGISTERED" else spec.after
+            readers.append(Reader(self, agent_id, answer.cursor, number, after))
+
+    async def seek(self, agent_id: str) -> None:
+        """Asks for a part of the past again, or for more of it, as one does that has lost what it
+        knew; perhaps with other needs."""
+        spec = self.specs[agent_id][-1] if self.randomly.randrange(2) else self.spec(new=False)
+        after = self.randomly.choice(["0", *self.sequences])
+        for reader in self.readers[agent_id][-1:]:
+            reader.was_left = True
+            await reader.leave()
+        await self._register(agent_id, replace(spec, after=after), "CHANGED")
 
     async def change(self, agent_id: str) -> None:
         before, spec = self.specs[agent_id][-1], self.spec(new=False)
         if self.randomly.random() < 0.3:
             spec = Spec(before.needs, spec.min_delta, spec.muted, spec.exclude_own)
-        if spec == Spec(before.needs, before.min_delta, before.muted, before.exclude_own):
+        if spec == replace(before, after=None):
             await self._register(agent_id, spec, "UNCHANGED")
             return
         if [n for n, _ in spec.needs] != [n for n, _ in before.needs] and self.randomly.randrange(
@@ -413,7 +491,7 @@ class World:
 
     async def unregister(self, agent_id: str) -> None:
         self.registered.discard(agent_id)
-        if (reader := self.readers[agent_id][-1]) is not None:
+        for reader in self.readers[agent_id][-1:]:
             reader.is_over = True
         request = UnregisterAgentRequest(project=P, agent_id=agent_id)
         await self.api().agents.UnregisterAgent(request, timeout=DEADLINE_S)
@@ -432,6 +510,8 @@ class World:
         """Something that an agent does."""
         if agent_id not in self.registered:
             await self.register(agent_id)
+        elif self.seeks and self.randomly.random() < 0.3:
+            await self.seek(agent_id)
         elif agent_id in self.lasting or self.randomly.random() < 0.75:
             await self.change(agent_id)
         else:
@@ -457,7 +537,9 @@ class World:
     # -- What must hold -------------------------------------------------------------------------
 
     async def log(self) -> list[event_pb2.Event]:
-        """The log, once everything that is to expire has."""
+        """The log, once everything that is to expire has, and all servers know what is erased."""
+        if self.erasures and len(self.apis) > 1:
+            await asyncio.sleep(FRESH_S)
         while True:
             log = await self.api().log()
             latest = {e.data_key: e for e in log if e.data_key}
@@ -472,9 +554,9 @@ class World:
     async def check(self) -> None:
         log = await self.log()
         for agent_id, readers in self.readers.items():
-            expected = inboxes(log, agent_id, self.specs[agent_id], self.score)
-            assert len(expected) == len(readers)
-            for inbox, reader in zip(expected, readers, strict=True):
+            begun = 0
+            for inbox in inboxes(log, agent_id, self.specs[agent_id], self.score):
+                begun, before = begun + inbox.registrations, begun
                 label = f"{agent_id} ({self.roles[agent_id]}) from {inbox.begin}"
                 full: list[Got] | None = None
                 if not inbox.is_over:
@@ -483,17 +565,30 @@ class World:
                         read = all_got(stream)
                         await stream.cancel()
                         plain, due = _plain([t for t, _ in read]), _plain(inbox.told)
+                        if self.trims:
+                            _check_is_part(plain, due, label)
+                            _check_fold(plain, due, label)
+                            continue
                         assert plain == due, f"{label}: {_differs(plain, due)}"
                         assert full in (None, read)
                         full = read
                         self.check_fold(log, agent_id, [t for t, _ in read])
-                if reader is None:
-                    continue
-                if full is not None:
-                    await reader.check(inbox, full)
-                    continue
-                # What scores were is not known any more.
-                await reader.check(inbox, [(each, None) for each in inbox.told])
+                    await self.check_conflated(agent_id, inbox, label)
+                if full is None:  # What scores were is not known any more.
+                    full = [(each, None) for each in inbox.told]
+                for reader in readers:
+                    if before <= reader.registration < begun:
+                        await reader.check(inbox, full)
+
+    async def check_conflated(self, agent_id: str, inbox: Inbox, label: str) -> None:
+        """Of what an agent missed, the latest of each datum makes it hold the same."""
+        stream = self.api().listen(agent_id, after_sequence=inbox.begin, conflate=True)
+        read = [each for each, _ in all_got(await stream.live())]
+        await stream.cancel()
+        _check_is_part(read, inbox.told, label)
+        _check_fold(read, inbox.told, label)
+        states = [each.data_key for each in read if each.data_key and each.kind != ERASED]
+        assert len(states) == len(set(states)), label
 
     def check_fold(self, log: list[event_pb2.Event], agent_id: str, read: list[Told]) -> None:
         """An agent that is told everything holds exactly what exists and meets its needs."""
@@ -519,9 +614,8 @@ class World:
     async def close(self) -> None:
         for readers in self.readers.values():
             for reader in readers:
-                if reader is not None:
-                    reader.task.cancel()
-                    await asyncio.gather(reader.task, return_exceptions=True)
+                reader.task.cancel()
+                await asyncio.gather(reader.task, return_exceptions=True)
 
 
 def _plain(items: list[Told]) -> list[Told]:

@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from contex_server.inbox import behind, decider, deciders, ledger, steps
+from contex_server.inbox import behind, decider, deciders, ledger, steps, trimming
+from contex_server.inbox.trimming import Trimmer
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.redis import inboxes
 from contex_server.log.redis.inboxes import RedisInboxes
@@ -37,6 +38,7 @@ ROLES = {
     "off": "offline",
     "cur": "cursor",
     "ack": "acknowledging",
+    "con": "conflating",
 }
 
 
@@ -48,15 +50,20 @@ async def play(
     rounds: int,
     servers: int = 1,
     restarts: int = 0,
+    trims: bool = False,
 ) -> None:
     """Plays a random history, and checks all inboxes and readers."""
-    world = World(WORDS, ROLES, random.Random(seed), erases=True)
+    world = World(WORDS, ROLES, random.Random(seed), erases=True, seeks=True, trims=trims)
     running = []
     async with AsyncExitStack() as stack:
 
         async def start() -> None:
             server = await start_server(
-                valkey.url, embedder=Words(), index_idle_s=0.05, shutdown_grace_s=0.1
+                valkey.url,
+                embedder=Words(),
+                index_idle_s=0.05,
+                shutdown_grace_s=0.1,
+                delivery_records=not trims,  # Or what is acknowledged is kept for days.
             )
             running.append(server)
             world.apis.append(await stack.enter_async_context(Api.of(server)))
@@ -95,13 +102,40 @@ async def test_inboxes_of_two_servers(
     await play(start_server, valkey, seed, rounds=40, servers=2, restarts=1)
 
 
+def trim_often(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Lets inboxes be trimmed all the time, by more or less."""
+    randomly = random.Random(seed)
+
+    async def look_at(self: Trimmer, agent_ids: list[str]) -> None:
+        self._bound = randomly.choice([0, 500, 1_000, 10_000])
+        await look(self, agent_ids)
+
+    look = Trimmer._look
+    monkeypatch.setattr(Trimmer, "_look", look_at)
+    monkeypatch.setattr(trimming, "_LOOK_S", 0.02)
+    monkeypatch.setattr(trimming, "_LEAST", 3)
+
+
+@pytest.mark.parametrize("seed", one_of(*range(20)))
+async def test_inboxes_that_are_trimmed_meanwhile(
+    start_server: StartServer, valkey: EmbeddedValkey, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trim_often(monkeypatch, seed)
+    servers, restarts = [(1, 0), (2, 1)][seed % 2]
+    await play(
+        start_server, valkey, seed, rounds=50, servers=servers, restarts=restarts, trims=True
+    )
+
+
 @pytest.mark.thorough
+@pytest.mark.parametrize("trims", [False, True])
 @pytest.mark.parametrize("seed", range(20))
 async def test_inboxes_of_deciders_that_stop_anywhere(
     start_server: StartServer,
     valkey: EmbeddedValkey,
     seed: int,
     monkeypatch: pytest.MonkeyPatch,
+    trims: bool,
 ) -> None:
     """Before what they decide is written, between its parts, and after; in small parts."""
     randomly = random.Random(seed)
@@ -122,4 +156,6 @@ async def test_inboxes_of_deciders_that_stop_anywhere(
     monkeypatch.setattr(behind, "_SPAN", 3)
     monkeypatch.setattr(steps, "_PART", 2)
     monkeypatch.setattr(deciders, "_LOOK_S", 0.02)
-    await play(start_server, valkey, seed, rounds=50)
+    if trims:
+        trim_often(monkeypatch, seed)
+    await play(start_server, valkey, seed, rounds=50, trims=trims)
