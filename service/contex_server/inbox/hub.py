@@ -230,6 +230,11 @@ class InboxHub:
             position = max(position, new[-1].position)
         feed.extend(new, max(position, feed.position))
 
+    def fed(self, project: str, agent_id: str) -> Sequence:
+        """The place up to which an agent's feed knows its inbox."""
+        listening = self._projects.get(project, {}).get(agent_id)
+        return BEGINNING if listening is None else listening.upto
+
     async def heard_of(self, project: str, agent_id: str, timeout_s: float) -> None:
         """Waits until something is decided for an agent, as far as this process hears of it, or
         the time is up."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from contex_server.events.feed import Delivery, Feed, Resync
+from contex_server.events.feed import Delivery, Resync
 from contex_server.events.stream import Selected, Source
 from contex_server.inbox import wire
 from contex_server.inbox.entry import Decision, Head, Version, decode, is_of_datum, passage_of, read
@@ -377,8 +377,8 @@ class InboxReader:
         project: str,
         agent_id: str,
         registered_ms: int,
-        feed: Feed,
         heard: Callable[[float], Awaitable[None]],
+        fed: Callable[[], Sequence],
         *,
         conflate: bool = False,
     ) -> Source:
@@ -386,14 +386,15 @@ class InboxReader:
         what is still to be decided of it comes by the feed.
 
         Args:
-            feed: What the reader goes on with.
             heard: Waits until something is heard of the agent, or for so many seconds.
+            fed: The place up to which the feed knows the inbox. One that began anew since is not
+                decided up to there yet, and the feed has nothing of what comes before.
             conflate: Of what is in it, only the latest of each data key.
         """
 
         async def pages(position: Sequence, resumed: bool) -> AsyncGenerator[Selected, None]:
             until = inbox_id((await self.log.bounds(project)).tail)
-            count, floor = _FIRST_PAGE, feed.floor
+            count = _FIRST_PAGE
             while not await self._has_begun(project, agent_id, registered_ms, position, until):
                 yield Selected([], position, last=False)
                 await heard(_BEGUN_S)
@@ -403,18 +404,19 @@ class InboxReader:
                 if latest.superseded:
                     yield Selected([_resync(position, latest.superseded, 0)], position, last=False)
             while True:
+                known = fed()
                 page = await self.page(project, agent_id, registered_ms, position, count, latest)
                 if page.trimmed is not None and not trimmed:
                     trimmed = True
                     _, *counts = page.trimmed
                     yield Selected([_resync(position, *counts)], position, last=False)
-                position, count = page.position, _PAGE
-                if page.last and position >= floor:
-                    yield Selected(page.deliveries, position, True, until)
+                last = page.last and page.upto >= known
+                yield Selected(page.deliveries, page.position, last, until)
+                if last:
                     return
-                yield Selected(page.deliveries, position, False)
                 if page.last:
                     await heard(_BEHIND_S)
+                position, count = page.position, _PAGE
 
         async def check(position: Sequence) -> None:
             bounds = await self.log.bounds(project)
