@@ -190,6 +190,7 @@ async def stream(
                         announced, position = True, max(position, reader.position)
                         yield Message(Kind.CAUGHT_UP, position)
                         pulse.sent()
+                        continue  # There may be more by now, which a checkpoint would skip.
                     if drain.started:
                         yield Message(Kind.CHECKPOINT, reader.position, last=True)
                         raise shutting_down()
