@@ -142,8 +142,7 @@ class Changes:
         if before.is_past(event.sequence):
             return None
         changes = _changes_needs(before, event, agent)
-        asks_for_more = after is not None and after < before.begin
-        if asks_for_more and not changes and event.sequence > before.adopted:
+        if after is not None and after < before.begin and event.sequence > before.adopted:
             return await self._begins(way, event, agent, after, draft, before)
         if not agent.registered_ms:
             agent = replace(agent, registered_ms=before.agent.registered_ms)

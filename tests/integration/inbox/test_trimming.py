@@ -175,6 +175,7 @@ async def test_events_without_a_key_are_counted_that_are_gone(start: Start) -> N
     )
     assert not (await api.agents.WaitForAgent(wait)).passed
     await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id="a", sequence=first))
+    wait.timeout_ms = 10_000
     assert (await api.agents.WaitForAgent(wait)).passed
     resync = stream.messages[0].resync
     assert resync.dropped_count > 500

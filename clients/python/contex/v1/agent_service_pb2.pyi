@@ -488,11 +488,11 @@ class RegisterAgentRequest(_message.Message):
     agent_id: _builtins.str
     """The agent's id."""
     last_seen_sequence: _builtins.str
-    """The last event that the agent knows. A new agent is decided for from there on, each event
-    judged as of itself, instead of beginning with what matches now; "0" is everything. Of a known
-    agent it sets the durable cursor, and if its
-    inbox begins later, that is decided anew from there on, by the needs of this registration. Unset: a new agent begins with what matches now, a known one
-    keeps its cursor.
+    """The last event that the agent knows. A new agent is decided for from there on, each event judged
+    as of itself, instead of beginning with what matches now; "0" is everything. Of a known agent it
+    sets the durable cursor, and if its inbox begins later, that is decided anew from there on, by
+    the needs of this registration; whoever listens for it then should begin there, too, with
+    nothing in hand. Unset: a new agent begins with what matches now, a known one keeps its cursor.
     """
     threshold: _builtins.float
     """Lowest score that matches: above 0, at most 1. Unset: the server's default."""
