@@ -173,7 +173,7 @@ def _show_agent(agent: contex.Agent) -> None:
             "threshold": str(agent.threshold),
             "min_delta": _updates(agent.min_delta),
             "muted_kinds": ", ".join(map(out.kind_text, agent.muted_kinds)) or "none",
-            "exclude_own": "not delivered" if agent.exclude_own else "delivered",
+            "exclude_own": "yes: its own events are not delivered" if agent.exclude_own else "no",
             "ttl": length_text(agent.ttl) if agent.ttl else "never expires",
             "last_contact_time": _contact_text(agent),
         }
@@ -278,7 +278,10 @@ async def listen(
     session: Session,
     agent_id: str = options.AGENT_ID,
     acknowledge: bool = option(
-        False, "Acknowledge what was printed: the next listen goes on there.", "--ack"
+        False,
+        "Acknowledge what was printed: the next listen goes on there. What a registration brought "
+        "is acknowledged once all of its message was printed.",
+        "--ack",
     ),
     after: str | None = option(
         None,

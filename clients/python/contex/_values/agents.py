@@ -207,7 +207,8 @@ class WaitUntil(enum.Enum):
     acknowledged whatever of that it was to get.
 
     So an agent that gets nothing up to there has passed as soon as that is decided. One that
-    acknowledged a later event has passed, too.
+    acknowledged a later event has passed, too, unless it has not acknowledged what its registration
+    brought, which is older than its place.
     """
     DECIDED = "decided"
     """It is decided what it gets up to the event, whether it was there or not: that is in its

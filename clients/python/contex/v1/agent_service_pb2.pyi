@@ -93,7 +93,8 @@ class _WaitUntilEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitUntil.V
     WAIT_UNTIL_ACKNOWLEDGED: _WaitUntil.ValueType  # 1
     """It has nothing left to process up to the event: everything up to there is decided, and it has
     acknowledged whatever of that it was to get. So an agent that gets nothing up to there has
-    passed as soon as that is decided. One that acknowledged a later event has passed, too.
+    passed as soon as that is decided. One that acknowledged a later event has passed, too, unless
+    it has not acknowledged what its registration brought, which is older than its place.
     """
     WAIT_UNTIL_DECIDED: _WaitUntil.ValueType  # 2
     """It is decided what it gets up to the event, whether it was there or not: that is in its inbox."""
@@ -106,7 +107,8 @@ WAIT_UNTIL_UNSPECIFIED: WaitUntil.ValueType  # 0
 WAIT_UNTIL_ACKNOWLEDGED: WaitUntil.ValueType  # 1
 """It has nothing left to process up to the event: everything up to there is decided, and it has
 acknowledged whatever of that it was to get. So an agent that gets nothing up to there has
-passed as soon as that is decided. One that acknowledged a later event has passed, too.
+passed as soon as that is decided. One that acknowledged a later event has passed, too, unless
+it has not acknowledged what its registration brought, which is older than its place.
 """
 WAIT_UNTIL_DECIDED: WaitUntil.ValueType  # 2
 """It is decided what it gets up to the event, whether it was there or not: that is in its inbox."""
