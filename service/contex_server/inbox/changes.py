@@ -254,6 +254,7 @@ class Changes:
                     if holding.last <= last:
                         data[name][number] = holding._replace(held=False)
                         draft.changed.add((shard, name))
+                        draft.touched.add(agent_id)
                     decision = Decision(Change.ERASED, at, min(last, holding.last), name, ())
                     stub = Event(at, DATA_ERASED, name, revision=decision.revision)
                     told = Delivery(at, event_codec.entry(stub))

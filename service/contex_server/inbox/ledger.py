@@ -48,6 +48,7 @@ class Draft:
     Attributes:
         holders: Of the data of the span, by shard and data key; with what is new.
         changed: Those that are new.
+        touched: The agents that hold something else than before.
         entries: What inboxes get.
         deliveries: The same for the agents that listen here.
         agents: What decides for agents from here on.
@@ -58,6 +59,7 @@ class Draft:
 
     holders: dict[int, dict[str, Holders]] = field(default_factory=dict)
     changed: set[tuple[int, str]] = field(default_factory=set)
+    touched: set[str] = field(default_factory=set)
     entries: defaultdict[str, list[InboxEntry]] = field(default_factory=lambda: defaultdict(list))
     deliveries: defaultdict[str, list[Delivery]] = field(default_factory=lambda: defaultdict(list))
     agents: dict[str, Standing] = field(default_factory=dict)

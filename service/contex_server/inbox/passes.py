@@ -145,7 +145,7 @@ class SpanDecider:
             await self._judge(way, span, events, draft)
         after = await self._changes.of_span(way, events, draft)
         since = way.noted
-        if not way.live and monotonic() - way.standings_at > _STANDINGS_S:
+        if not way.live:
             self._add_standings(way, draft, upto)
         if not draft.is_empty:
             await ledger.write(draft, ledger.behind(upto) if way.live else NO_POSITIONS)
@@ -175,10 +175,14 @@ class SpanDecider:
     def _add_standings(self, way: Pass, draft: Draft, upto: Sequence) -> None:
         """Where the members stand; who stands further on stays there.
 
-        That it is noted now and then is enough: what lies between is decided again, to no effect.
+        Of those that get nothing it is enough to note that now and then: to decide again what lies
+        between is to no effect.
         """
-        way.standings_at = monotonic()
-        for agent_id, subscriber in way.members.items():
+        due = monotonic() - way.standings_at > _STANDINGS_S or upto == way.position
+        if due:
+            way.standings_at = monotonic()
+        for agent_id in [*way.members] if due else {*draft.touched, *draft.entries}:
+            subscriber = way.members[agent_id]
             if subscriber.position is None or subscriber.position <= upto:
                 draft.agents.setdefault(agent_id, Standing(None, upto))
 
@@ -247,6 +251,7 @@ class SpanDecider:
                 if holding is not None:
                     draft.holders[shard].setdefault(event.data_key, {})[number] = holding
                     draft.changed.add((shard, event.data_key))
+                    draft.touched.add(agent_id)
                 if change is not None:
                     decision = Decision(
                         change, event.sequence, event.revision, event.data_key, matches, version
