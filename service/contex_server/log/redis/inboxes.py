@@ -180,7 +180,7 @@ class RedisInboxes(Facet, InboxStore):
     async def inbox_end(self, project: str, agent_id: str) -> InboxEnd:
         last, position, own, trimmed = await self._client.call_read_only(
             project,
-            "contex1_inbox_end",
+            "contex2_inbox_end",
             ("deciding", f"inbox:{agent_id}"),
             agent_id,
             shard_of(agent_id),

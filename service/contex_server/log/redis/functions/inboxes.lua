@@ -306,6 +306,12 @@ local function undecided(keys, args)
   return told
 end
 
+-- The same for servers that know of no trimming: without what is trimmed.
+local function untrimmed_end(keys, args)
+  local last, position, own = unpack(inbox_end(keys, args))
+  return { last, position, own }
+end
+
 -- Numbers that were not given out before.
 --
 -- KEYS  deciding
@@ -335,7 +341,8 @@ redis.register_function('contex1_take_shards', take_shards)
 redis.register_function('contex1_decide', decide)
 redis.register_function('contex1_fill_base', fill_base)
 redis.register_function('contex1_trim_inbox', trim_inbox)
-redis.register_function{ function_name = 'contex1_inbox_end', callback = inbox_end, flags = { 'no-writes' } }
+redis.register_function{ function_name = 'contex1_inbox_end', callback = untrimmed_end, flags = { 'no-writes' } }
+redis.register_function{ function_name = 'contex2_inbox_end', callback = inbox_end, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_unread', callback = unread, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_undecided', callback = undecided, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_deciding_state', callback = deciding_state, flags = { 'no-writes' } }
