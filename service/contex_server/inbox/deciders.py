@@ -24,8 +24,8 @@ from contex_server.log.inboxes import SHARDS, InboxStore, Shard
 
 log = structlog.get_logger(__name__)
 
-_LOOK_S = 0.4
-_TTL_MS = 1_600
+_LOOK_S = 0.5
+_TTL_MS = 2_000
 """A process that is not heard of for so long is taken for dead."""
 _EVERYWHERE_S = 30.0
 """How often projects are looked for that an earlier version did not list, and agents counted."""
