@@ -90,7 +90,7 @@ async def test_a_stream_that_is_catching_up_ends_with_a_cursor_too(
         for stream, _ in streams:
             await stream.read()
         stopping = asyncio.create_task(here.stop())
-        await asyncio.sleep(0.1)
+        await eventually(lambda: here.drain.started)
         for stream, again in streams:
             ends_well(stream, await stream.refusal())
             assert "caught_up" not in stream.kinds

@@ -220,6 +220,7 @@ async def test_a_copy_from_before_its_last_events_were_archived_is_restored(
     assert (await verify(a.api))[0] == []
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.own_store
 async def test_nothing_of_an_older_copy_is_archived_or_deleted_by_itself(older: Restarted) -> None:
     a = await older(store_days=0.000_02)
@@ -228,7 +229,7 @@ async def test_nothing_of_an_older_copy_is_archived_or_deleted_by_itself(older: 
     async def said() -> bool:
         return bool(await a.store.get(key(P, "trouble")))
 
-    await eventually(said)
+    await eventually(said, 90)  # By the look at all projects, once a minute, at the latest.
     assert segments(a) == before
     assert (await refusal(a.api.publish(event("k")))).reason == "LOG_CHANGED"
 
