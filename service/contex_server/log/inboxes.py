@@ -282,9 +282,6 @@ class InboxStore(Protocol):
     ) -> list[InboxEntry]:
         """Of what was trimmed off an inbox, the latest of each data key; the first `count`."""
 
-    async def base_length(self, project: str, agent_id: str) -> int:
-        """How many these are."""
-
     async def trim(
         self,
         project: str,

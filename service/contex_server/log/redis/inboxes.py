@@ -207,9 +207,6 @@ class RedisInboxes(Facet, InboxStore):
     ) -> list[InboxEntry]:
         return _entries(await self._client.read(project, f"base:{agent_id}", Range(after), count))
 
-    async def base_length(self, project: str, agent_id: str) -> int:
-        return int(await self._client.command(project, "XLEN", f"base:{agent_id}"))
-
     async def trim(
         self,
         project: str,
