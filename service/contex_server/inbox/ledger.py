@@ -167,7 +167,7 @@ class Ledger:
             self._versions[version] = number
         return number
 
-    def behind(self, position: Sequence) -> dict[int, Sequence]:
+    def shards_moved_to(self, position: Sequence) -> dict[int, Sequence]:
         """Where shards stand once everything up to a position is decided: those that move."""
         return {shard: position for shard, held in self.shards.items() if held.position < position}
 

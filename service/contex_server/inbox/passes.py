@@ -130,7 +130,7 @@ class SpanDecider:
         draft = Draft()
         if not way.live:
             self._add_standings(way, draft, position)
-        await ledger.write(draft, ledger.behind(position) if way.live else NO_POSITIONS)
+        await ledger.write(draft, ledger.shards_moved_to(position) if way.live else NO_POSITIONS)
         ledger.hand_over(way.members, draft, last_place(way.noted), last_place(position))
         way.noted = position
 
@@ -148,7 +148,7 @@ class SpanDecider:
         if not way.live:
             self._add_standings(way, draft, upto)
         if not draft.is_empty:
-            await ledger.write(draft, ledger.behind(upto) if way.live else NO_POSITIONS)
+            await ledger.write(draft, ledger.shards_moved_to(upto) if way.live else NO_POSITIONS)
             way.noted = upto
         # From here on nothing fails: a span counts as a whole or not at all.
         self._move(way, upto)
