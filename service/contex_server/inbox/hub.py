@@ -17,7 +17,13 @@ import structlog
 from contex_server.events.feed import Delivery, Feed
 from contex_server.events.hub import Hub
 from contex_server.inbox.reader import InboxReader
-from contex_server.kernel.errors import ContexError, Reason, agent_not_found, project_not_found
+from contex_server.kernel.errors import (
+    ContexError,
+    Reason,
+    agent_not_found,
+    log_changed,
+    project_not_found,
+)
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.inbox_ids import event_of, inbox_id, last_place
 from contex_server.kernel.model import BEGINNING, Sequence
@@ -357,12 +363,14 @@ class InboxHub:
             await self._end(project, listening)
 
     async def _end(self, project: str, listening: Listening) -> None:
-        """Ends the streams of an agent that is there no more, perhaps with its project."""
-        deleted = (await self._reader.log.bounds(project)).deleted
-        if deleted >= event_of(listening.upto):
-            self._fail(project, listening, project_not_found(project, deleted.ms))
-        else:
-            self._fail(project, listening, agent_not_found(project, listening.agent_id))
+        """Ends the streams of an agent that is there no more, perhaps with its project or log."""
+        bounds, decided = await self._reader.log.bounds(project), event_of(listening.upto)
+        error = agent_not_found(project, listening.agent_id)
+        if bounds.deleted >= decided:
+            error = project_not_found(project, bounds.deleted.ms)
+        elif bounds.tail < decided:
+            error = log_changed(project, decided, bounds.tail)
+        self._fail(project, listening, error)
 
 
 def _position(upto: Sequence) -> Sequence:
