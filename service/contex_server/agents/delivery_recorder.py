@@ -17,10 +17,12 @@ from uuid import uuid4
 import structlog
 
 from contex_server.events.feed import Chunk
+from contex_server.events.stream import Kind
+from contex_server.inbox.hub import Sender
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failures import Failures
-from contex_server.kernel.model import BEGINNING, Agent, Event, Match, Origin, Sequence
+from contex_server.kernel.model import Agent, Event, Match, Origin, Sequence
 from contex_server.log.agents import JournalStore, Sending, Sent, SentEvent
 
 log = structlog.get_logger(__name__)
@@ -78,9 +80,11 @@ class DeliveryRecorder:
             position = max(event.sequence for event in events)
             await self.record(project, _split(agent, position, events))
 
-    def stream(self, project: str, agent_id: str, origin: Origin) -> StreamRecorder:
+    def stream(
+        self, project: str, agent_id: str, origin: Origin, *, apart: bool = False
+    ) -> StreamRecorder:
         """Records a new stream of an agent."""
-        return StreamRecorder(self, project, agent_id, origin)
+        return StreamRecorder(self, project, agent_id, origin, apart)
 
     async def record(
         self,
@@ -139,19 +143,25 @@ class DeliveryRecorder:
 
 @dataclass(slots=True)
 class StreamRecorder:
-    """Records one stream of an agent."""
+    """Records one stream of an agent.
+
+    Attributes:
+        apart: What lies between its deliveries is left out.
+        sender: What is on record of it. What is sent as soon as it is decided is noted with the
+            decision; the rest is noted here.
+    """
 
     recorder: DeliveryRecorder
     project: str
     agent_id: str
     origin: Origin
-    stream_id: str = field(default_factory=lambda: uuid4().hex[:16])
-    _position: Sequence = BEGINNING
+    apart: bool = False
+    sender: Sender = field(default_factory=lambda: Sender(uuid4().hex[:16]))
     _opened: bool = False
 
     async def opened(self, start: Sequence, position: Sequence) -> None:
         """Records that the stream was opened after an event, at a place of the inbox."""
-        self._position = position
+        self.sender.noted = position
         if self.recorder.enabled:
             await self._note(start)
             self._opened = True
@@ -163,31 +173,39 @@ class StreamRecorder:
             self.recorder.tasks.add(task)
             task.add_done_callback(self.recorder.tasks.discard)
 
-    async def sending(self, chunk: Chunk, *, apart: bool = False) -> None:
-        """Records what is about to be sent; waits while the store is away.
-
-        Args:
-            apart: What lies between the deliveries is left out.
-        """
+    async def sending(self, chunk: Chunk) -> None:
+        """Records what is about to be sent; waits while the store is away."""
+        sender = self.sender
+        sender.sending_since = asyncio.get_running_loop().time()
         if not self.recorder.enabled or not chunk.deliveries:
             return
         upto = chunk.deliveries[-1].sequence
-        spans = [(self._position, upto)]
-        if apart:
+        if upto <= sender.noted:
+            return
+        spans = [(sender.noted, upto)]
+        if self.apart:
             spans = [(delivery.sequence.prev(), delivery.sequence) for delivery in chunk.deliveries]
-        sendings = [Sending(self.agent_id, self.stream_id, *span) for span in spans]
-        backoff, repeated = Backoff(*_BACKOFF_S), False
+        sendings = [Sending(self.agent_id, sender.stream_id, *span) for span in spans]
+        backoff = Backoff(*_BACKOFF_S)
         while True:
             try:
-                await self.recorder.record(self.project, sendings=sendings, repeated=repeated)
+                await self.recorder.record(self.project, sendings=sendings, repeated=sender.unsure)
             except ContexError as error:
                 if error.reason is not Reason.STORE_UNAVAILABLE:
                     raise
                 await backoff.wait()
-                repeated = True
+                sender.unsure = True
             else:
-                self._position = upto
+                sender.noted, sender.unsure = upto, False
                 return
+
+    def sent(self, kind: Kind) -> None:
+        """That a message was sent."""
+        self.sender.sending_since = None
+        if kind is Kind.CAUGHT_UP:
+            self.sender.live = self._opened and not self.apart
+        elif kind is Kind.FELL_BEHIND:
+            self.sender.live = False
 
     async def _closed(self) -> None:
         with suppress(ContexError):
@@ -196,7 +214,7 @@ class StreamRecorder:
     async def _note(self, start: Sequence | None) -> None:
         try:
             await self.recorder.store.note_stream(
-                self.project, self.agent_id, self.stream_id, start, self.origin
+                self.project, self.agent_id, self.sender.stream_id, start, self.origin
             )
         except ContexError as error:
             if error.reason is not Reason.STORE_FULL:

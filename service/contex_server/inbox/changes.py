@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from contex_server.events.feed import Delivery
 from contex_server.inbox.entry import Decision
-from contex_server.inbox.ledger import Draft, Ledger
+from contex_server.inbox.ledger import Draft, Ledger, Made
 from contex_server.inbox.roster import Roster
 from contex_server.inbox.span import Split
 from contex_server.inbox.subscriber import Awaited, Subscriber, encode_subscriber
@@ -257,8 +256,8 @@ class Changes:
                         draft.touched.add(agent_id)
                     decision = Decision(Change.ERASED, at, min(last, holding.last), name, ())
                     stub = Event(at, DATA_ERASED, name, revision=decision.revision)
-                    told = Delivery(at, event_codec.entry(stub))
-                    await ledger.decided(draft, subscriber, at, counts[agent_id], decision, told)
+                    made = Made.of(decision, at, counts[agent_id], event_codec.entry(stub))
+                    await ledger.decided(draft, subscriber, made)
 
 
 def _changes_needs(before: Subscriber, event: Event, agent: Agent) -> bool:

@@ -6,7 +6,7 @@ A decider of this process hands over what it has written. What others decide is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,9 +35,29 @@ _LOOK_S = 1.0
 """How often the inboxes are looked at that other processes fill, whatever was heard of them."""
 _SOON_S = 0.05
 """The same of those with a stream that has not caught up."""
+_LATE_S = 0.25
+"""A stream whose message waits for longer may never send what comes after it."""
 _RETRY_S = 0.2
 _PAGE = 256
 """What a feed takes in one turn; who is further behind reads the inbox."""
+
+
+@dataclass(slots=True, eq=False)
+class Sender:
+    """What is on record of a stream of an agent.
+
+    Attributes:
+        noted: The place up to which it is noted that it sends the inbox.
+        unsure: Whether more may be noted: a store that went away has not said.
+        live: Whether it has caught up, so that it sends what is decided right afterwards.
+        sending_since: Since when a message waits for the network, by the loop's clock; None: none.
+    """
+
+    stream_id: str
+    noted: Sequence = BEGINNING
+    unsure: bool = False
+    live: bool = False
+    sending_since: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +70,8 @@ class Listening:
         upto: The feed has everything up to this place. Where all is decided that an event brings,
             it is the event's last place, while the feed's position, where readers stand, is that of
             the last delivery.
+        fed: The place of the last delivery that the feed got.
+        senders: Its streams.
         ready: Whether the feed stands where its inbox ends; until then it is closed.
         early: What was handed over before: the deliveries, what they come after, up to where, and
             where a reader stands then.
@@ -59,7 +81,8 @@ class Listening:
     registered_ms: int
     feed: Feed
     upto: Sequence = BEGINNING
-    users: int = 0
+    fed: Sequence = BEGINNING
+    senders: set[Sender] = field(default_factory=set)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     early: list[tuple[SequenceOf[Delivery], Sequence, Sequence, Sequence]] = field(
         default_factory=list
@@ -119,8 +142,10 @@ class InboxHub:
         self._wake.set()
 
     @asynccontextmanager
-    async def feed(self, project: str, agent_id: str, registered_ms: int) -> AsyncIterator[Feed]:
-        """The feed of an agent, while the block lasts."""
+    async def feed(
+        self, project: str, agent_id: str, registered_ms: int, sender: Sender
+    ) -> AsyncIterator[Feed]:
+        """The feed of an agent, while the block lasts; `sender` is the stream that reads it."""
         listening = self._projects.get(project, {}).get(agent_id)
         if listening is not None and listening.registered_ms < registered_ms:
             # Its streams are those of an agent that is registered no more.
@@ -132,7 +157,7 @@ class InboxHub:
             feed = Feed(BEGINNING, self._feed_bytes, on_awaited=on_awaited)
             listening = Listening(agent_id, registered_ms, feed)
             agents[agent_id] = listening
-        listening.users += 1
+        listening.senders.add(sender)
         try:
             # Followed, so that is heard what is decided, and told if the log is another one.
             async with self._hub.channel(project) as channel:
@@ -142,11 +167,11 @@ class InboxHub:
                     self._wake.set()  # From now on there is somebody to look for.
                     yield listening.feed
                 finally:
-                    if listening.users == 1:
+                    if len(listening.senders) == 1:
                         channel.depending.discard(listening.feed)
         finally:
-            listening.users -= 1
-            if not listening.users and agents.get(agent_id) is listening:
+            listening.senders.discard(sender)
+            if not listening.senders and agents.get(agent_id) is listening:
                 del agents[agent_id]
                 if not agents and self._projects.get(project) is agents:
                     del self._projects[project]
@@ -202,6 +227,19 @@ class InboxHub:
                 else:
                     listening.early.append(decided)
 
+    def senders(self, project: str, agent_id: str) -> Iterator[Sender]:
+        """The streams of an agent that send what is decided for it right afterwards."""
+        listening = self._projects.get(project, {}).get(agent_id)
+        if listening is None or not listening.ready.is_set():
+            return
+        late = asyncio.get_running_loop().time() - _LATE_S
+        for sender in listening.senders:
+            # The others note by themselves what they send.
+            keeps_up = sender.sending_since is None or sender.sending_since > late
+            is_noted = sender.noted >= listening.fed and not sender.unsure
+            if sender.live and keeps_up and is_noted:
+                yield sender
+
     def _extend(
         self,
         project: str,
@@ -233,6 +271,7 @@ class InboxHub:
             new = [delivery for delivery in deliveries if delivery.sequence > listening.upto]
         listening.upto = upto
         if new:
+            listening.fed = new[-1].sequence
             position = max(position, new[-1].position)
         feed.extend(new, max(position, feed.position))
 
@@ -353,7 +392,7 @@ class InboxHub:
             end = await self._reader.store.inbox_end(project, agent_id)
             upto = max(end.last, last_place(end.position))
             if upto > listening.upto:
-                listening.upto = upto
+                listening.upto = listening.fed = upto
                 listening.feed.reset(max(end.last, inbox_id(end.position)))
         elif page.upto > listening.upto:
             self._add(listening, page.deliveries, page.upto, page.position)

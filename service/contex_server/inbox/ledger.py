@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from contex_server.events.feed import Delivery
 from contex_server.inbox.entry import Decision, Version, encode
 from contex_server.inbox.holdings import Holders, pack_holders, unpack_holders
-from contex_server.inbox.hub import InboxHub
+from contex_server.inbox.hub import InboxHub, Sender
 from contex_server.inbox.reader import InboxReader
 from contex_server.inbox.subscriber import MARGIN, Subscriber
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.inbox_ids import inbox_id
-from contex_server.kernel.model import Match, Sequence
+from contex_server.kernel.model import Entry, Match, Sequence
 from contex_server.kernel.slices import sliced
+from contex_server.log.agents import Sending
 from contex_server.log.inboxes import InboxEntry, Shard, ShardDecisions, Standing, shard_of
 from contex_server.match.index import Index
 from contex_server.matching.rules import is_absolute
@@ -35,10 +36,24 @@ class Unanswered(Exception):
 
 @dataclass(slots=True)
 class Made:
-    """A decision as inboxes keep it, and as it is delivered; None until somebody listens."""
+    """A decision as inboxes keep it, perhaps of several agents that are judged alike.
+
+    Attributes:
+        needs: The texts of those that are met.
+        source: What it is about, in the log.
+        delivery: As it is delivered; None until somebody here listens.
+    """
 
     entry: InboxEntry
+    needs: tuple[str, ...]
+    source: Entry
     delivery: Delivery | None = None
+
+    @classmethod
+    def of(cls, decision: Decision, at: Sequence, number: int, source: Entry) -> Made:
+        """A decision that is kept as the entry of an event with this number."""
+        entry = InboxEntry(inbox_id(at, number), encode(decision, at))
+        return cls(entry, tuple([match.need for match in decision.matches]), source)
 
 
 @dataclass(slots=True)
@@ -53,8 +68,6 @@ class Draft:
         deliveries: The same for the agents that listen here.
         agents: What decides for agents from here on.
         counts: How many deliveries meet each need of an agent.
-        made: What agents with the same needs share: the entry, and the delivery once somebody
-            here listens.
     """
 
     holders: dict[int, dict[str, Holders]] = field(default_factory=dict)
@@ -64,7 +77,6 @@ class Draft:
     deliveries: defaultdict[str, list[Delivery]] = field(default_factory=lambda: defaultdict(list))
     agents: dict[str, Standing] = field(default_factory=dict)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    made: dict[tuple[Sequence, Decision], Made] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -121,29 +133,17 @@ class Ledger:
             async for name, packed in sliced(chunk.items()):
                 yield name, unpack_holders(packed)
 
-    async def decided(
-        self,
-        draft: Draft,
-        subscriber: Subscriber,
-        at: Sequence,
-        entry: int,
-        decision: Decision,
-        delivery: Delivery,
-    ) -> None:
+    async def decided(self, draft: Draft, subscriber: Subscriber, made: Made) -> None:
         """Adds a decision to an inbox, and for the agent's streams here, if it has any."""
-        agent_id, place = subscriber.agent.agent_id, inbox_id(at, entry)
-        made = draft.made.get((place, decision))
-        if made is None:
-            made = Made(InboxEntry(place, encode(decision, at)))
-            draft.made[place, decision] = made
+        agent_id = subscriber.agent.agent_id
         draft.entries[agent_id].append(made.entry)
-        for match in decision.matches:
-            draft.counts[agent_id, match.need] += 1
+        for need in made.needs:
+            draft.counts[agent_id, need] += 1
         if self.inboxes.is_listening(self.project, agent_id):
             if made.delivery is None:
                 # As it will be read again.
                 made.delivery = await self.reader.delivery(
-                    self.project, subscriber.texts, made.entry, delivery.entry
+                    self.project, subscriber.texts, made.entry, made.source
                 )
             elif made.delivery.rendered is None:
                 made.delivery.rendered = {}
@@ -191,6 +191,12 @@ class Ledger:
             decisions[shard_of(agent_id)].entries[agent_id] = entries
         for (agent_id, need), count in draft.counts.items():
             decisions[shard_of(agent_id)].counts[f"{agent_id}: {need}"] = count
+        senders: list[tuple[Sender, Sequence]] = []
+        for agent_id in draft.deliveries:
+            upto, sendings = draft.entries[agent_id][-1].id, decisions[shard_of(agent_id)].sendings
+            for sender in self.inboxes.senders(self.project, agent_id):
+                sendings.append(Sending(agent_id, sender.stream_id, sender.noted, upto))
+                senders.append((sender, upto))
         touched = {
             shard: decided
             for shard, decided in decisions.items()
@@ -202,9 +208,13 @@ class Ledger:
                 raise Fenced
         except ContexError as error:
             if error.reason is Reason.STORE_UNAVAILABLE:
+                for sender, _ in senders:
+                    sender.unsure = True
                 raise Unanswered(error.message) from error
             raise
         reached("decided")
+        for sender, upto in senders:
+            sender.noted = max(sender.noted, upto)
         self.grown.update(dict.fromkeys(draft.entries))
         for shard, position in positions.items():
             self.shards[shard] = self.shards[shard]._replace(position=position)

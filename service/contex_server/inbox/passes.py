@@ -23,8 +23,9 @@ import orjson
 from contex_server.events.feed import Delivery
 from contex_server.inbox.changes import Afterwards, Changes
 from contex_server.inbox.entry import Decision
+from contex_server.inbox.holdings import Holding
 from contex_server.inbox.judgement import Occasion, judge
-from contex_server.inbox.ledger import NO_POSITIONS, Draft, Ledger
+from contex_server.inbox.ledger import NO_POSITIONS, Draft, Ledger, Made
 from contex_server.inbox.roster import Roster
 from contex_server.inbox.subscriber import Subscriber
 from contex_server.kernel import event_codec
@@ -238,6 +239,7 @@ class SpanDecider:
             if not by_agent and not holders:
                 continue
             occasion = await self._occasion(event, [*by_agent, *holders], way)
+            judged: dict[tuple[object, Holding | None], tuple[Holding | None, Made | None]] = {}
             for agent_id in dict.fromkeys((*by_agent, *holders)):
                 if slices.is_over():
                     await slices.pause()
@@ -247,16 +249,22 @@ class SpanDecider:
                 shard, number = shard_of(agent_id), subscriber.number
                 held = draft.holders.get(shard, {}).get(event.data_key, {})
                 before = held.get(number)
-                change, matches, holding = judge(occasion, subscriber.agent, near, before)
+                if (alike := judged.get((subscriber.kind, before))) is None:
+                    change, matches, holding = judge(occasion, subscriber.agent, near, before)
+                    made = None
+                    if change is not None:
+                        decision = Decision(
+                            change, event.sequence, event.revision, event.data_key, matches, version
+                        )
+                        made = Made.of(decision, event.sequence, 0, delivery.entry)
+                    judged[subscriber.kind, before] = alike = holding, made
+                holding, made = alike
                 if holding is not None:
                     draft.holders[shard].setdefault(event.data_key, {})[number] = holding
                     draft.changed.add((shard, event.data_key))
                     draft.touched.add(agent_id)
-                if change is not None:
-                    decision = Decision(
-                        change, event.sequence, event.revision, event.data_key, matches, version
-                    )
-                    await ledger.decided(draft, subscriber, event.sequence, 0, decision, delivery)
+                if made is not None:
+                    await ledger.decided(draft, subscriber, made)
 
     def _holders_of(self, way: Pass, draft: Draft, data_key: str) -> list[str]:
         """The members of a pass that were sent a datum."""

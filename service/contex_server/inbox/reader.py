@@ -398,7 +398,7 @@ class InboxReader:
             while not await self._has_begun(project, agent_id, registered_ms, position, until):
                 yield Selected([], position, last=False)
                 await heard(_BEGUN_S)
-            latest, trimmed = None, False
+            latest, told = None, Trimmed()
             if conflate:
                 latest = await self.latest(project, agent_id, position)
                 if latest.superseded:
@@ -406,10 +406,12 @@ class InboxReader:
             while True:
                 known = fed()
                 page = await self.page(project, agent_id, registered_ms, position, count, latest)
-                if page.trimmed is not None and not trimmed:
-                    trimmed = True
-                    _, *counts = page.trimmed
-                    yield Selected([_resync(position, *counts)], position, last=False)
+                trimmed = page.trimmed
+                if trimmed is not None and trimmed.upto > told.upto:
+                    superseded = trimmed.summed_up - told.summed_up
+                    dropped = trimmed.dropped - told.dropped
+                    yield Selected([_resync(position, superseded, dropped)], position, last=False)
+                    told = trimmed
                 last = page.last and page.upto >= known
                 yield Selected(page.deliveries, page.position, last, until)
                 if last:

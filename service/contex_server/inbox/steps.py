@@ -15,11 +15,10 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import NamedTuple
 
-from contex_server.events.feed import Delivery
 from contex_server.inbox.entry import Decision
 from contex_server.inbox.holdings import DIGEST_BYTES, Holding
 from contex_server.inbox.judgement import at_threshold, by_filters_alone, is_own, met_by
-from contex_server.inbox.ledger import Draft, Ledger
+from contex_server.inbox.ledger import Draft, Ledger, Made
 from contex_server.inbox.roster import Roster
 from contex_server.inbox.subscriber import Subscriber, encode_subscriber, watched
 from contex_server.kernel import event_codec
@@ -207,10 +206,10 @@ class Steps:
     async def _tell(self, step: _Step, datum: _Datum, entry: Entry, draft: Draft) -> None:
         """Decides what a step tells of a datum."""
         subscriber, agent, place = step.subscriber, step.agent, step.place
-        event, told = event_codec.decode(entry), Delivery(entry.sequence, entry)
+        event = event_codec.decode(entry)
         if datum.sequence == place:
             decision = Decision(Change.REGISTERED, place, 0, "", ())
-            await self._ledger.decided(draft, subscriber, place, 0, decision, told)
+            await self._ledger.decided(draft, subscriber, Made.of(decision, place, 0, entry))
             return
         shard = shard_of(agent.agent_id)
         holders = draft.holders[shard].setdefault(datum.data_key, {})
@@ -242,7 +241,8 @@ class Steps:
         decision = Decision(
             change, event.sequence, event.revision, event.data_key, matches, step.version
         )
-        await self._ledger.decided(draft, subscriber, place, step.number, decision, told)
+        made = Made.of(decision, place, step.number, entry)
+        await self._ledger.decided(draft, subscriber, made)
 
     async def _near(self, matcher: ProjectMatcher, step: _Step) -> tuple[dict[str, _Datum], int]:
         """The data that come near to the needs, as of the registration, and what they are judged

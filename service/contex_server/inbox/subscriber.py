@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -50,6 +52,8 @@ class Subscriber:
         position: Where it stands by itself; None: where its shard stands.
         adopted: Where the log ended when deciding began for an agent of an earlier version.
         steps_in: Whether the inbox begins with what the registration at `begin` brought.
+        kind: The same for agents that are judged alike: an event means the same to those that were
+            sent the same of its datum before.
     """
 
     agent: Agent
@@ -62,8 +66,13 @@ class Subscriber:
     position: Sequence | None = None
     adopted: Sequence = BEGINNING
     steps_in: bool = False
+    kind: object = field(init=False)
 
     def __post_init__(self) -> None:
+        agent = self.agent
+        needs = tuple([(n.digest, n.text, n.threshold, n.exclude) for n in agent.needs])
+        own = agent.agent_id if agent.exclude_own else ""
+        self.kind = _kind(needs, agent.muted, agent.min_delta, own)
         self.texts |= {need.id: need.text for need in self.agent.needs}
         if self.awaited is not None:
             self.texts |= {need.id: need.text for need in self.awaited.agent.needs}
@@ -97,6 +106,11 @@ class Subscriber:
             steps=[*self.steps[1 - _STEPS :], awaited.event],
             position=awaited.event,
         )
+
+
+@lru_cache(maxsize=4_096)
+def _kind(*_judged_by: Hashable) -> object:
+    return object()
 
 
 def watched(agent: Agent) -> Agent:

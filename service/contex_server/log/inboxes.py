@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from contex_server.kernel.model import BEGINNING, Range, Sequence
+from contex_server.log.agents import Sending
 
 SHARDS = 4
 """As many servers can decide for the agents of one project."""
@@ -156,6 +157,7 @@ class ShardDecisions:
         agents: What decides for agents from here on.
         entries: What the inboxes of agents get.
         counts: How many deliveries meet each need, by the need's name in the activity.
+        sendings: What is sent right afterwards, to be noted in the agents' journals.
     """
 
     epoch: int
@@ -164,6 +166,7 @@ class ShardDecisions:
     agents: dict[str, Standing] = field(default_factory=dict)
     entries: dict[str, list[InboxEntry]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    sendings: list[Sending] = field(default_factory=list)
 
 
 class DecidingState(NamedTuple):

@@ -9,6 +9,7 @@ import pytest
 from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
 from contex_server.kernel.errors import store_unavailable
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.inboxes import ShardDecisions
 from contex_server.log.redis.key_names import key
 from contex_server.server import Server
 
@@ -296,7 +297,7 @@ async def test_a_stream_waits_for_its_records_while_the_store_is_away(
 ) -> None:
     async with Api.of(word_server) as api:
         await api.register("a", "apples")
-        stream = await api.listen("a").live()
+        (sequence,) = await api.publish(event(description="apples"))
         note, calls = word_server.rooms.storage.store.journals.note_sending, 0
 
         async def lossy(project: str, messages: Any, *, repeated: bool) -> None:
@@ -310,12 +311,50 @@ async def test_a_stream_waits_for_its_records_while_the_store_is_away(
                 raise store_unavailable("the answer was lost")
 
         monkeypatch.setattr(word_server.rooms.storage.store.journals, "note_sending", lossy)
-        (sequence,) = await api.publish(event(description="apples"))
+        stream = api.listen("a")
         await stream.count(1)
         assert calls == 3
         # Noted once, though it was tried again.
         assert [d.resend for d in await sent(api, sequence=sequence)] == [False]
         await stream.cancel()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_what_is_decided_for_live_streams_is_noted_with_the_decision(
+    word_server: Server, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    store = word_server.rooms.storage.store
+    decide, note, alone = store.inboxes.decide, store.journals.note_sending, []
+
+    async def decided(project: str, owner: str, decisions: dict[int, ShardDecisions]) -> bool:
+        nonlocal lost
+        done = await decide(project, owner, decisions)
+        if lost and any(decided.sendings for decided in decisions.values()):
+            lost = False
+            raise store_unavailable("the answer was lost")
+        return done
+
+    async def noted(project: str, messages: Any, *, repeated: bool) -> None:
+        several = list(messages)
+        alone.extend(several)
+        await note(project, several, repeated=repeated)
+
+    async with Api.of(word_server) as api:
+        await api.register("a", "apples")
+        streams = [await api.listen("a").live() for _ in range(2)]
+        monkeypatch.setattr(store.journals, "note_sending", noted)
+        monkeypatch.setattr(store.inboxes, "decide", decided)
+        was_lost = lost
+        sequences = [(await api.publish(event(description="apples")))[0] for _ in range(3)]
+        for stream in streams:
+            assert (await stream.count(3)).sequences == sequences
+        assert bool(alone) == was_lost
+        for sequence in sequences:
+            # To one of the two it is sent first.
+            found = await sent(api, sequence=sequence)
+            assert [d.resend for d in sorted(found, key=lambda d: d.resend)] == [False, True]
+        for stream in streams:
+            await stream.cancel()
 
 
 async def test_acknowledgements_move_only_forward_on_record(word_api: Api, store: Any) -> None:

@@ -59,6 +59,11 @@ async def trimmed(api: Api, after: str = "0") -> Stream:
         await asyncio.sleep(0.02)
 
 
+def left_out(stream: Stream) -> list[agent_service_pb2.Resync]:
+    """What a stream was told is left out: more than once if it is trimmed while it reads."""
+    return [message.resync for message in stream.messages if message.HasField("resync")]
+
+
 def held(stream: Stream) -> dict[str, bytes]:
     """What a reader holds who keeps the latest delivery of each key."""
     found: dict[str, bytes] = {}
@@ -122,9 +127,10 @@ async def test_too_large_an_inbox_is_summed_up(start: Start) -> None:
     await api.publish(event("k/1", b"", tombstone=True))
     del truth["k/1"]
     stream = await trimmed(api)
-    resync = stream.messages[0].resync
-    assert resync.superseded_count > 1_000
-    assert resync.superseded_count + len(stream.matched) == 3_001
+    first_told, *more = left_out(stream)
+    assert first_told.superseded_count > 500
+    counted = sum(told.superseded_count for told in (first_told, *more)) + len(stream.matched)
+    assert counted == 3_001 if not more else counted >= 3_001
     assert held(stream) == truth
     # All of it is what it knows now; what it knew amid of it, nobody can say.
     assert await known(api) == truth
@@ -177,10 +183,11 @@ async def test_events_without_a_key_are_counted_that_are_gone(start: Start) -> N
     await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id="a", sequence=first))
     wait.timeout_ms = 10_000
     assert (await api.agents.WaitForAgent(wait)).passed
-    resync = stream.messages[0].resync
-    assert resync.dropped_count > 500
-    assert resync.dropped_count + len(stream.matched) == 5_000
-    assert not resync.superseded_count
+    first_told, *more = left_out(stream)
+    assert first_told.dropped_count > 500
+    counted = sum(told.dropped_count for told in (first_told, *more)) + len(stream.matched)
+    assert counted == 5_000 if not more else counted >= 5_000
+    assert not any(told.superseded_count for told in (first_told, *more))
 
 
 async def test_the_latest_of_each_key_is_to_be_had(start: Start) -> None:

@@ -1120,8 +1120,10 @@ class Resync(_message.Message):
     last, up to where the inbox is whole. Sent if ListenRequest.conflate asked for that, and if the
     stream begins in a part of the inbox that was trimmed: after what was acknowledged has been kept
     for as long as records of deliveries are, or because the inbox had grown beyond its bound
-    (CONTEX_INBOX_BYTES). Whoever keeps the latest delivery of each key, by what `kind` says, need not
-    do anything: nothing that changed is missing. Erasures are never left out.
+    (CONTEX_INBOX_BYTES). Sent again if the inbox is trimmed further before the stream has read it,
+    with what is left out since; some of that it may have been sent before. Whoever keeps the latest
+    delivery of each key, by what `kind` says, need not do anything: nothing that changed is missing.
+    Erasures are never left out.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

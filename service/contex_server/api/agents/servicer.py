@@ -135,9 +135,12 @@ class AgentServicer(Servicer):
         inbox.deciders.hint(call.project)
         kept = await inbox.reader.kept_place(call.project, agent_id, registered.acknowledged)
         position = await ranges.inbox_start_of(self._log, request, start, kept)
+        record = self._rooms.agents.recorder.stream(
+            call.project, agent_id, call.origin, apart=request.conflate
+        )
         async with (
             self._rooms.agents.stream_contacts.stream(call.project, agent_id),
-            inbox.hub.feed(call.project, agent_id, agent.registered_ms) as feed,
+            inbox.hub.feed(call.project, agent_id, agent.registered_ms, record.sender) as feed,
         ):
             source = stream(
                 inbox.reader.source(
@@ -156,7 +159,6 @@ class AgentServicer(Servicer):
                 scope=call.scope,
             )
             room = batch_room(self._settings)
-            record = self._rooms.agents.recorder.stream(call.project, agent_id, call.origin)
             await record.opened(event_of(position), position)
             try:
                 with self._rooms.events.presence.listener(call.project):
@@ -164,8 +166,9 @@ class AgentServicer(Servicer):
                         async for message in source:
                             for part, response in await self._responses(call, message, form, room):
                                 if part is not None:
-                                    await record.sending(part, apart=request.conflate)
+                                    await record.sending(part)
                                 await call.write(response)
+                            record.sent(message.kind)
             finally:
                 record.closed()
 

@@ -12,12 +12,13 @@ receivers:<seq>  string: who was sent an event, and where that is noted
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
 import orjson
 
+from contex_server.kernel.config import Settings
 from contex_server.kernel.model import SERVICE, Origin, Range, Sequence
 from contex_server.log.agents import (
     AgentRecord,
@@ -237,19 +238,8 @@ class RedisJournals(Facet, JournalStore):
     async def note_sending(
         self, project: str, sendings: Iterable[Sending], *, repeated: bool = False
     ) -> None:
-        every = iter(sendings)
-        while some := list(islice(every, _MESSAGES)):
-            kinds = [kind for sending in some for kind in agent_kinds(sending.agent_id)[:3]]
-            arguments = [str(argument) for sending in some for argument in sending]
-            await self._client.call(
-                project,
-                "contex1_sending",
-                ("agents", "cursors", "journals", *kinds),
-                self._settings.delivery_retention_ms,
-                self._settings.journal_entries,
-                "R" if repeated else "",
-                *arguments,
-            )
+        for kinds, arguments in sending_calls(self._settings, sendings, repeated=repeated):
+            await self._client.call(project, "contex1_sending", kinds, *arguments)
 
     async def sent(self, project: str, agent_id: str) -> dict[str, bytes]:
         stored = pairs(await self._client.command(project, "HGETALL", f"sent:{agent_id}"))
@@ -296,3 +286,24 @@ class RedisJournals(Facet, JournalStore):
         for agent_id, place in zip(words[::2], words[1::2], strict=True):
             receivers.setdefault(agent_id, []).append(Sequence.parse(place))
         return receivers
+
+
+def sending_calls(
+    settings: Settings, sendings: Iterable[Sending], *, repeated: bool = False
+) -> Iterator[tuple[tuple[str, ...], tuple[Any, ...]]]:
+    """The kinds of keys and the arguments of the calls that note what is sent."""
+    every = iter(sendings)
+    while some := list(islice(every, _MESSAGES)):
+        kinds = chain.from_iterable(agent_kinds(sending.agent_id)[:3] for sending in some)
+        yield (
+            ("agents", "cursors", "journals", *kinds),
+            (
+                settings.delivery_retention_ms,
+                settings.journal_entries,
+                "R" if repeated else "",
+                *chain.from_iterable(
+                    (agent_id, stream_id, f"{after.ms}-{after.n}", f"{upto.ms}-{upto.n}")
+                    for agent_id, stream_id, after, upto in some
+                ),
+            ),
+        )

@@ -25,6 +25,7 @@ from contex_server.log.inboxes import (
     Unread,
     shard_of,
 )
+from contex_server.log.redis.agents import sending_calls
 from contex_server.log.redis.client import Facet, fcall, pairs, range_command
 from contex_server.log.redis.connections import Command
 from contex_server.log.redis.key_names import key, parse_sequence, projects_key
@@ -147,7 +148,15 @@ class RedisInboxes(Facet, InboxStore):
             arguments += (agent_id, len(several))
             for (ms, n), body in several:
                 arguments += (f"{ms}-{n}", body)
-        return await self._client.attempt(project, "contex1_decide", kinds, *arguments)
+        calls = [fcall(project, "contex1_decide", kinds, *arguments)]
+        for shard, decided in decisions.items() if commit else ():
+            for kinds_of, of in sending_calls(self._settings, decided.sendings):
+                noted = shard, decided.epoch, *of
+                calls.append(
+                    fcall(project, "contex1_sending_decided", ("deciding", *kinds_of), *noted)
+                )
+        done, *_ = await self._client.run(project, *calls)
+        return bool(done)
 
     async def numbers(self, project: str, count: int) -> int:
         return int(await self._client.call(project, "contex1_numbers", ("deciding",), count))

@@ -516,6 +516,16 @@ local function sending(keys, args)
   return 1
 end
 
+-- The same of what is decided by who still decides for a shard.
+--
+-- KEYS  deciding, then as above
+-- ARGV  shard, epoch, then as above
+-- Returns 1, or 0 if the shard has another owner by now.
+local function sending_decided(keys, args)
+  if not decides(keys[1], args[1], args[2]) then return 0 end
+  return sending({ unpack(keys, 2) }, { unpack(args, 3) })
+end
+
 redis.register_function('contex1_agent', agent)
 redis.register_function('contex2_agent', agent_with_ttl)
 redis.register_function('contex1_contact', contact)
@@ -524,5 +534,6 @@ redis.register_function('contex1_restore_agents', restore_agents)
 redis.register_function('contex1_acknowledge', acknowledge)
 redis.register_function('contex2_acknowledge', acknowledge_place)
 redis.register_function('contex1_sending', sending)
+redis.register_function('contex1_sending_decided', sending_decided)
 redis.register_function('contex1_deliver', deliver)
 redis.register_function('contex1_stream', stream)
