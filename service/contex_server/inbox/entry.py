@@ -10,7 +10,7 @@ Scores and thresholds keep six digits, their parts four.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -23,6 +23,10 @@ from contex_server.matching.filter_index import exact_match_of
 
 _NEED = struct.Struct("<4sBfHhehHhHHf")
 _RELATIVE_NEED = struct.Struct(_NEED.format + "ee")
+NEED_BYTES, RELATIVE_NEED_BYTES = _NEED.size, _RELATIVE_NEED.size
+NUMBERS = struct.Struct("<fHHHHHHHH")
+"""Of a need what lies between its id with its index and its threshold, as the tables below take
+it."""
 _EXACT = struct.Struct("<4sB")
 _ANOTHER, _FILTERS, _RELATIVE = 16, 32, 64
 _UNIT, _COSINE = 65_535, 32_767
@@ -30,6 +34,10 @@ SHARES = [round(number / _UNIT, 4) for number in range(_UNIT + 1)]
 """Numbers from 0 to 1 as they are told, by how they are stored."""
 COSINES = [round(n / _COSINE, 4) for n in (*range(_COSINE + 1), *range(-_COSINE - 1, 0))]
 """Likewise cosines; the negative ones count from the end."""
+STANDINGS = [
+    round(value, 3) for (value,) in struct.iter_unpack("<e", struct.pack("<65536H", *range(65_536)))
+]
+"""Likewise standings, stored as half floats."""
 _CHANGES = {int(change): change for change in Change}
 _head = tuple.__new__
 
@@ -128,16 +136,14 @@ def _signed(value: float) -> int:
     return round(max(-1.0, min(value, 1.0)) * _COSINE)
 
 
-Stored = tuple[tuple[Any, ...], ...]
-
-
 class Head(NamedTuple):
-    """An entry as it is stored.
+    """An entry, with its needs as they are stored.
 
     Attributes:
         version: The number of what it was decided by.
-        worded: The needs in words that were met, as `_NEED` has them, or `_RELATIVE_NEED`.
-        exact: The filters that were passed, as `_EXACT` has them.
+        worded: The needs in words that were met, one after the other.
+        exact: The filters that were passed, likewise.
+        relative: Whether those in words have scores relative to other data.
     """
 
     change: Change
@@ -145,15 +151,42 @@ class Head(NamedTuple):
     revision: int
     data_key: str
     version: int
-    worded: Stored
-    exact: Stored
+    worded: bytes
+    exact: bytes
+    relative: bool
+
+    @property
+    def passages(self) -> list[int]:
+        """The numbers of the passages by which needs in words were met."""
+        return [need[3] for need in self.needs_in_words()]
+
+    def needs_in_words(self) -> Iterator[tuple[Any, ...]]:
+        """The needs in words that were met, unpacked."""
+        return (_RELATIVE_NEED if self.relative else _NEED).iter_unpack(self.worded)
+
+    def filters(self) -> Iterator[tuple[Any, ...]]:
+        """The filters that were passed, unpacked."""
+        return _EXACT.iter_unpack(self.exact)
 
 
 def read(body: bytes, at: Sequence) -> Head:
-    """Reads what `encode` wrote, with needs as they are stored."""
-    flags, version, revision, place = body[0], body[1], body[2], 3
-    if version > 127 or revision > 127:
-        version, place = _varint(body, 1)
+    """Reads what `encode` wrote."""
+    flags, version, place = body[0], body[1], 2
+    # Without calls: streams that catch up read tens of thousands a second.
+    if version > 127:
+        if (more := body[2]) < 128:
+            version, place = version & 127 | more << 7, 3
+        elif (most := body[3]) < 128:
+            version, place = version & 127 | (more & 127) << 7 | most << 14, 4
+        else:
+            version, place = _varint(body, 1)
+    revision = body[place]
+    if revision < 128:
+        place += 1
+    elif (more := body[place + 1]) < 128:
+        revision = revision & 127 | more << 7
+        place += 2
+    else:
         revision, place = _varint(body, place)
     event = at
     if flags & _ANOTHER:
@@ -161,19 +194,25 @@ def read(body: bytes, at: Sequence) -> Head:
         n, place = _varint(body, place)
         event = Sequence(ms, n)
     count = body[place]
-    end = place + 1
-    worded: Stored = ()
-    exact: Stored = ()
+    place += 1
+    worded = exact = b""
     if count:
-        layout = _RELATIVE_NEED if flags & _RELATIVE else _NEED
-        end += count * layout.size
-        worded = tuple(layout.iter_unpack(body[place + 1 : end]))
+        end = place + count * (RELATIVE_NEED_BYTES if flags & _RELATIVE else NEED_BYTES)
+        worded, place = body[place:end], end
     if flags & _FILTERS:
-        place = end + 1
-        end = place + body[end] * _EXACT.size
-        exact = tuple(_EXACT.iter_unpack(body[place:end]))
-    change = _CHANGES[flags & _ANOTHER - 1]
-    return _head(Head, (change, event, revision, str(body[end:], "utf-8"), version, worded, exact))
+        end = place + 1 + body[place] * _EXACT.size
+        exact, place = body[place + 1 : end], end
+    fields = (
+        _CHANGES[flags & _ANOTHER - 1],
+        event,
+        revision,
+        str(body[place:], "utf-8"),
+        version,
+        worded,
+        exact,
+        bool(flags & _RELATIVE),
+    )
+    return _head(Head, fields)
 
 
 def is_of_datum(head: Head) -> bool:
@@ -181,17 +220,12 @@ def is_of_datum(head: Head) -> bool:
     return bool(head.data_key) and head.change is not Change.ERASED
 
 
-def passage_of(need: tuple[Any, ...]) -> int:
-    """The number of the passage by which a need in words was met."""
-    return int(need[3])
-
-
 def decode(head: Head, needs: Mapping[str, str], versions: Mapping[int, Version]) -> Decision:
     """What was decided; `needs` are the words of needs by id."""
     by = versions.get(head.version, UNKNOWN_VERSION)
     matches = (
-        *[_exact(parts, needs) for parts in head.exact],
-        *[_match(parts, needs, by) for parts in head.worded],
+        *[_exact(parts, needs) for parts in head.filters()],
+        *[_match(parts, needs, by) for parts in head.needs_in_words()],
     )
     return Decision(head.change, head.event, head.revision, head.data_key, matches, head.version)
 

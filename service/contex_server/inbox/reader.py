@@ -14,9 +14,10 @@ from cachetools import LRUCache
 from contex_server.events.feed import Delivery, Resync
 from contex_server.events.stream import Selected, Source
 from contex_server.inbox import wire
-from contex_server.inbox.entry import Decision, Head, Version, decode, is_of_datum, passage_of, read
+from contex_server.inbox.entry import Decision, Head, Version, decode, is_of_datum, read
 from contex_server.inbox.subscriber import Subscriber, decode_subscriber
 from contex_server.kernel import event_codec
+from contex_server.kernel.byte_budget import NO_SHARE, Share
 from contex_server.kernel.errors import agent_not_found
 from contex_server.kernel.inbox_ids import event_of, inbox_id, kept_place, last_place
 from contex_server.kernel.model import BEGINNING, Change, Entry, Event, Range, Sequence
@@ -38,6 +39,7 @@ _MANY = 32
 _CONFLATED = 500_000
 """Entries that are searched for the latest of each data key."""
 _QUOTES = 4_096
+_NO_QUOTES: dict[int, bytes] = {}
 _PLAIN = frozenset(Change) - {Change.ERASED, Change.REGISTERED}
 
 
@@ -58,6 +60,21 @@ class Page(NamedTuple):
     last: bool
     is_over: bool
     trimmed: Trimmed | None = None
+
+
+class _Ahead(NamedTuple):
+    """A page that is read ahead.
+
+    Attributes:
+        known: The place up to which the feed knew the inbox before.
+        next_count: How many entries the next one probably has room for.
+        share: What it takes of memory.
+    """
+
+    page: Page
+    known: Sequence
+    next_count: int
+    share: Share
 
 
 @dataclass(slots=True)
@@ -170,40 +187,54 @@ class InboxReader:
         texts: dict[str, str],
         entries: list[InboxEntry],
         latest: Latest | None = None,
-    ) -> list[Delivery]:
-        """Entries as they are delivered, with their events; of some only the `latest`."""
+    ) -> tuple[list[Delivery], int]:
+        """Entries as they are delivered, with their events; of some only the `latest`.
+
+        Returns:
+            The deliveries, and of how many entries: as many as have room in memory, at least one.
+        """
+        wanted = entries
         heads = [read(body, event_of(place)) for place, body in entries]
         if latest is not None:
             places = [place for place, _ in entries]
             kept = list(map(latest.has, places, heads))
-            entries, heads = list(compress(entries, kept)), list(compress(heads, kept))
+            wanted, heads = list(compress(entries, kept)), list(compress(heads, kept))
         await asyncio.sleep(0)
         events = await self._events(project, [head.event for head in heads])
+        count = len(entries)
+        if len(events) < len(heads):
+            count = entries.index(wanted[len(events)])
+            heads = heads[: len(events)]
         versions = await self._versions_with(project, max((h.version for h in heads), default=0))
+        teller = wire.Teller(texts, versions)
         deliveries: list[Delivery] = []
         slices = Slices()
-        for (place, _), head, entry in zip(entries, heads, events, strict=True):
-            if entry is not None and not head.worded and head.change in _PLAIN:
-                # Most of those of filters: without a coroutine for each.
-                told = wire.told(head, texts, versions, {})
+        for (place, _), head, entry in zip(wanted, heads, events, strict=False):
+            quotes = None
+            if entry is not None and head.change in _PLAIN:
+                # Most: without a coroutine for each.
+                quotes = self._known_quotes(head, entry) if head.worded else _NO_QUOTES
+            if entry is not None and quotes is not None:
+                told = teller.told(head, quotes)
                 deliveries.append(Delivery(place, entry, change=head.change, told=told))
             else:
-                delivery = await self._delivery(project, texts, place, head, entry)
+                delivery = await self._delivery(project, teller, place, head, entry)
                 if delivery is not None:
                     deliveries.append(delivery)
             if slices.is_over():
                 await slices.pause()
-        return deliveries
+        return deliveries, count
 
     async def delivery(
         self, project: str, texts: dict[str, str], stored: InboxEntry, entry: Entry
     ) -> Delivery | None:
         """An entry as it is delivered, with its event."""
         head = read(stored.body, event_of(stored.id))
-        return await self._delivery(project, texts, stored.id, head, entry)
+        teller = wire.Teller(texts, await self._versions_with(project, head.version))
+        return await self._delivery(project, teller, stored.id, head, entry)
 
     async def _delivery(
-        self, project: str, texts: dict[str, str], place: Sequence, head: Head, entry: Entry | None
+        self, project: str, teller: wire.Teller, place: Sequence, head: Head, entry: Entry | None
     ) -> Delivery | None:
         """The same; without the payload if the event is there no more."""
         change = head.change
@@ -216,37 +247,55 @@ class InboxReader:
             except AgentDamaged:
                 return None
             return Delivery(place, entry, change=change, instead=agent)
-        quotes = {} if omitted or not head.worded else await self._quotes(project, head, entry)
-        versions = await self._versions_with(project, head.version)
-        told = wire.told(head, texts, versions, quotes, omitted=omitted)
+        quotes = _NO_QUOTES
+        if head.worded and not omitted:
+            quotes = self._known_quotes(head, entry) or await self._quotes(project, head, entry)
+        told = teller.told(head, quotes, omitted=omitted)
         return Delivery(place, entry, change=change, told=told)
+
+    def _known_quotes(self, head: Head, entry: Entry) -> dict[int, bytes] | None:
+        """The passages that decided, by their numbers, if they were quoted before."""
+        content, quotes = event_codec.content_key(entry), {}
+        for passage in head.passages:
+            if (quote := self._quoted.get((content, passage))) is None:
+                return None
+            quotes[passage] = quote
+        return quotes
 
     async def _quotes(self, project: str, head: Head, entry: Entry) -> dict[int, bytes]:
         """The passages that decided, by their numbers."""
-        content, quotes = event_codec.content_key(entry), {}
-        for need in head.worded:
-            passage = passage_of(need)
-            made = self._quoted.get((content, passage))
-            if made is None:
-                event = event_codec.decode(entry)
-                made = wire.quote(await self.engine.description(project, event), passage)
-                if not event.deletes:
-                    self._quoted[content, passage] = made
-            quotes[passage] = made
+        event = event_codec.decode(entry)
+        description = await self.engine.description(project, event)
+        quotes = {passage: wire.quote(description, passage) for passage in head.passages}
+        if not event.deletes:
+            content = event_codec.content_key(entry)
+            self._quoted.update({(content, passage): quotes[passage] for passage in quotes})
         return quotes
 
     async def _events(self, project: str, sequences: list[Sequence]) -> list[Entry | None]:
-        """Some events; those of an agent that gets many are read along with what is between."""
-        known: dict[bytes, Entry] = {}
+        """Some events, as many of them as have room; those of an agent that gets many are read
+        along with what is between."""
+        known: dict[bytes, Entry | None] = {}
         if len(sequences) >= _MANY:
             span = Range(min(sequences).prev(), max(sequences))
             part = await self.log.read_part(project, span, 2 * len(sequences), READ_BYTES)
-            known = {entry.id: event_codec.readable(entry) for entry in part.entries}
-        found = [known.get(b"%d-%d" % sequence) for sequence in sequences]
-        others = [at for at, entry in enumerate(found) if entry is None]
-        read = await self.log.get(project, [sequences[at] for at in others]) if others else []
-        for at, entry in zip(others, read, strict=True):
-            found[at] = entry
+            known |= {entry.id: entry for entry in part.entries}
+        names = [b"%d-%d" % sequence for sequence in sequences]
+        found: list[Entry | None] = []
+        size_bytes, ahead = 0, _MANY
+        for at, name in enumerate(names):
+            if name not in known:
+                # As many at a time as probably have room.
+                some = [i for i in range(at, len(names)) if names[i] not in known][:ahead]
+                entries = await self.log.get(project, [sequences[i] for i in some])
+                known |= zip([names[i] for i in some], entries, strict=True)
+                size = sum(len(entry.body) for entry in entries if entry is not None)
+                ahead = max(1, min(_PAGE, READ_BYTES * len(some) // (size + 1)))
+            entry = known[name]
+            size_bytes += 0 if entry is None else len(entry.body)
+            if size_bytes > READ_BYTES and found:
+                break
+            found.append(entry)
         return found
 
     async def page(
@@ -263,16 +312,12 @@ class InboxReader:
         Raises:
             ContexError: AGENT_NOT_FOUND: it may be a later agent's of the same id.
         """
-        # Asked first: what is read then has everything up to there.
-        end = await self.store.inbox_end(project, agent_id)
-        based = position < end.trimmed.upto
-        if based:
-            entries = await self.store.base(project, agent_id, position, count)
-        else:
-            entries = await self.store.inbox(project, agent_id, Range(position), count)
-        last = len(entries) < count and not based
-        # Asked afterwards: what was read is not a later agent's then, nor was it trimmed before.
-        standing = await self.store.standing(project, agent_id)
+        # What is read has everything up to `end`, and is not a later agent's, nor was it trimmed
+        # before, if `standing` says so.
+        part = await self.store.inbox_part(project, agent_id, position, count)
+        end, based, entries, standing = part
+        whole = len(entries) < count
+        last = whole and not based
         subscriber = _subscriber(standing)
         if subscriber is not None and subscriber.agent.registered_ms > registered_ms:
             raise agent_not_found(project, agent_id)
@@ -285,11 +330,13 @@ class InboxReader:
         upto, deliveries = position, list[Delivery]()
         if entries:
             texts = {} if subscriber is None else subscriber.texts
-            deliveries = await self.deliveries(project, texts, entries, latest)
-            upto = position = entries[-1].id
+            deliveries, used = await self.deliveries(project, texts, entries, latest)
+            if used < len(entries):
+                last = whole = False
+            upto = position = entries[used - 1].id
             if deliveries and deliveries[-1].sequence == position:
                 position = deliveries[-1].position
-        if based and len(entries) < count and position < end.trimmed.upto:
+        if based and whole and position < end.trimmed.upto:
             upto = position = end.trimmed.upto
         if last:
             upto = max(upto, last_place(end.position))
@@ -392,9 +439,21 @@ class InboxReader:
             conflate: Of what is in it, only the latest of each data key.
         """
 
+        async def read(position: Sequence, count: int, latest: Latest | None) -> _Ahead:
+            known = fed()
+            share = await self.log.reading.take(READ_BYTES)
+            try:
+                page = await self.page(project, agent_id, registered_ms, position, count, latest)
+                size_bytes = sum([delivery.size for delivery in page.deliveries])
+                share.resize(size_bytes)
+            except BaseException:
+                share.give_back()
+                raise
+            room = READ_BYTES * len(page.deliveries) // (size_bytes + 1) or _PAGE
+            return _Ahead(page, known, min(room, _PAGE), share)
+
         async def pages(position: Sequence, resumed: bool) -> AsyncGenerator[Selected, None]:
             until = inbox_id((await self.log.bounds(project)).tail)
-            count = _FIRST_PAGE
             while not await self._has_begun(project, agent_id, registered_ms, position, until):
                 yield Selected([], position, last=False)
                 await heard(_BEGUN_S)
@@ -403,22 +462,35 @@ class InboxReader:
                 latest = await self.latest(project, agent_id, position)
                 if latest.superseded:
                     yield Selected([_resync(position, latest.superseded, 0)], position, last=False)
-            while True:
-                known = fed()
-                page = await self.page(project, agent_id, registered_ms, position, count, latest)
-                trimmed = page.trimmed
-                if trimmed is not None and trimmed.upto > told.upto:
-                    superseded = trimmed.summed_up - told.summed_up
-                    dropped = trimmed.dropped - told.dropped
-                    yield Selected([_resync(position, superseded, dropped)], position, last=False)
-                    told = trimmed
-                last = page.last and page.upto >= known
-                yield Selected(page.deliveries, page.position, last, until)
-                if last:
-                    return
-                if page.last:
-                    await heard(_BEHIND_S)
-                position, count = page.position, _PAGE
+            share = NO_SHARE
+            ahead = asyncio.create_task(read(position, _FIRST_PAGE, latest))
+            try:
+                while True:
+                    page, known, count, share = await ahead
+                    trimmed = page.trimmed
+                    if trimmed is not None and trimmed.upto > told.upto:
+                        superseded = trimmed.summed_up - told.summed_up
+                        dropped = trimmed.dropped - told.dropped
+                        resync = _resync(position, superseded, dropped)
+                        yield Selected([resync], position, last=False)
+                        told = trimmed
+                    position, last = page.position, page.last and page.upto >= known
+                    if not page.last:
+                        # While this one is sent.
+                        ahead = asyncio.create_task(read(position, count, latest))
+                    yield Selected(page.deliveries, position, last, until)
+                    share.give_back()
+                    if last:
+                        return
+                    if page.last:
+                        await heard(_BEHIND_S)
+                        ahead = asyncio.create_task(read(position, count, latest))
+            finally:
+                share.give_back()
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+                if not ahead.cancelled() and ahead.exception() is None:
+                    ahead.result().share.give_back()
 
         async def check(position: Sequence) -> None:
             bounds = await self.log.bounds(project)

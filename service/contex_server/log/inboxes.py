@@ -146,6 +146,22 @@ class Standing(NamedTuple):
     anew: bool = False
 
 
+class InboxPart(NamedTuple):
+    """What an inbox has after a place.
+
+    Attributes:
+        end: Where it ended before the entries were read: they are all up to there, if not too many.
+        based: Whether the entries are those of the base, for the place is in what was let go of.
+        entries: The first of them.
+        standing: What decided for the agent once they were read.
+    """
+
+    end: InboxEnd
+    based: bool
+    entries: list[InboxEntry]
+    standing: Standing
+
+
 @dataclass(slots=True)
 class ShardDecisions:
     """What was decided in one shard.
@@ -265,6 +281,11 @@ class InboxStore(Protocol):
 
     async def add_version(self, project: str, version: bytes) -> int:
         """The number of a version, which is added if there is none yet."""
+
+    async def inbox_part(
+        self, project: str, agent_id: str, after: Sequence, count: int
+    ) -> InboxPart:
+        """The first `count` entries after a place, of the inbox or its base."""
 
     async def inbox(self, project: str, agent_id: str, span: Range, count: int) -> list[InboxEntry]:
         """The first `count` entries of a range of an inbox, in its direction."""

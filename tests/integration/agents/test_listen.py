@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 import pytest
+from contex.v1 import agent_service_pb2, event_pb2
+from contex_server.kernel.model import BEGINNING, Sequence
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.match import project_matcher
 from contex_server.server import Server
@@ -21,6 +23,7 @@ from tests.integration.support import (
     Api,
     P,
     Refusal,
+    RegisterAgentRequest,
     Stream,
     UnregisterAgentRequest,
     UpdateAgentRequest,
@@ -465,3 +468,28 @@ async def test_streams_outlive_a_store_that_was_killed(
     assert [e.sequence for e in await api.log()][1:] == published
     for stream in (agent, plain, filtered):
         assert "fell_behind" not in stream.kinds
+
+
+async def test_a_page_of_an_inbox_is_bounded_in_bytes(word_server: Server) -> None:
+    async with Api.of(word_server) as api:
+        needs = [agent_service_pb2.Need(filter=event_pb2.EventFilter(data_keys=["k/*"]))]
+        request = RegisterAgentRequest(project=P, agent_id="a", needs=needs)
+        await api.agents.RegisterAgent(request)
+        sizes = [10, *[300_000] * 9, 900_000, *[20] * 100, *[300_000] * 9]
+        events = [event(f"k/{n}", b'"%s"' % (b"x" * size)) for n, size in enumerate(sizes)]
+        sequences = [(await api.publish(each))[0] for each in events]
+        stream = await (await api.listen("a", after_sequence="0").live()).count(len(sizes))
+        assert stream.sequences == sequences
+        reader = word_server.rooms.inbox.reader
+        subscriber = await reader.subscriber(P, "a")
+        assert subscriber is not None
+        position: Sequence = BEGINNING
+        found = 0
+        while True:
+            page = await reader.page(P, "a", subscriber.agent.registered_ms, position, 1_000)
+            found += len(page.deliveries)
+            assert len(page.deliveries) == 1 or sum(d.size for d in page.deliveries) < 1_100_000
+            if page.last:
+                break
+            position = page.position
+        assert found == len(sizes)

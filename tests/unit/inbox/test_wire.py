@@ -71,7 +71,9 @@ def test_bytes_say_the_same(
     assert (again.change, again.event, again.revision) == (change, AT, revision)
     assert (again.data_key, again.version) == ("kälte/1", version)
     quotes = {m.passage: wire.quote(DESCRIPTION, m.passage) for m in again.matches if not m.exact}
-    told = wire.told(head, TEXTS, VERSIONS, {} if omitted else quotes, omitted=omitted)
+    teller = wire.Teller(TEXTS, VERSIONS)
+    told = teller.told(head, {} if omitted else quotes, omitted=omitted)
+    assert teller.told(head, {} if omitted else quotes, omitted=omitted) == told
     message = event_pb2.MatchedEvent.FromString(told)
     expected = []
     for match in again.matches:

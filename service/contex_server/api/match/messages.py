@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from operator import add
 from typing import Any, NamedTuple, TypeVar
 
 from contex.v1 import event_pb2
@@ -14,7 +15,7 @@ from contex_server.api.shared.convert import convert
 from contex_server.events.feed import Chunk, Delivery
 from contex_server.kernel import event_codec
 from contex_server.kernel.config import Settings
-from contex_server.kernel.model import BEGINNING, Match, utf8_bytes
+from contex_server.kernel.model import BEGINNING, Match, body_of, utf8_bytes
 from contex_server.kernel.protobuf import field, timestamp
 from contex_server.match.backtest import BacktestProgress, BacktestSummary
 from contex_server.match.feedback import Judgement
@@ -31,6 +32,9 @@ T = TypeVar("T")
 
 _INLINE_DATA = 100
 """That many data, each with some matches, take 5 ms."""
+_EVENT_BYTES = 64
+"""What an event takes in a batch besides its body and what is told of it, at most: its sequence,
+tags and lengths."""
 _ENVELOPE_BYTES = 1024
 """What a stream's message takes besides events: cursor, time, tags and lengths."""
 
@@ -129,23 +133,26 @@ def matched_batches(
     chunk: Chunk, form: ContextFormat, room: BatchRoom
 ) -> Iterator[tuple[Chunk, bytes]]:
     """Serialised `contex.v1.MatchedEventBatch`es, each with what it carries; mostly one."""
-    batch: list[bytes] = []
-    start = size_bytes = 0
-    for index, delivery in enumerate(chunk.deliveries):
-        event, told = wire.event_bytes(delivery.entry), delivery.told
-        if delivery.matches or form:
-            told += _also_told(delivery, form, room.single - len(event))
-        head = wire.batched(len(event))
-        # Both are their message's field 1.
-        outer = wire.batched(len(head) + len(event) + len(told))
-        size = len(outer) + len(head) + len(event) + len(told)
-        size_bytes += size
-        if batch and size_bytes > room.several:
-            taken = chunk.deliveries[start:index]
-            yield Chunk(taken, taken[-1].position), b"".join(batch)
-            batch, start, size_bytes = [], index, size
-        batch += (outer, head, event, told)
-    yield Chunk(chunk.deliveries[start:], chunk.position), b"".join(batch)
+    deliveries, told = chunk.deliveries, [delivery.told for delivery in chunk.deliveries]
+    if form or any(delivery.matches for delivery in deliveries):
+        told = [
+            each.told + _also_told(each, form, room.single - len(each.entry.body) - _EVENT_BYTES)
+            for each in deliveries
+        ]
+    entries = [delivery.entry for delivery in deliveries]
+    sizes = list(map(add, map(len, map(body_of, entries)), map(len, told)))
+    start = 0
+    if sum(sizes) + _EVENT_BYTES * len(sizes) > room.several:
+        size_bytes = 0
+        for index, size in enumerate(sizes):
+            size_bytes += size + _EVENT_BYTES
+            if index > start and size_bytes > room.several:
+                taken = slice(start, index)
+                part = Chunk(deliveries[taken], deliveries[index - 1].position)
+                yield part, wire.matched_batch_bytes(entries[taken], told[taken])
+                start, size_bytes = index, size + _EVENT_BYTES
+    rest = Chunk(deliveries[start:], chunk.position) if start else chunk
+    yield rest, wire.matched_batch_bytes(entries[start:], told[start:])
 
 
 def _also_told(delivery: Delivery, form: ContextFormat, max_bytes: int) -> bytes:

@@ -45,11 +45,6 @@ _HEADS = tuple(bytes([_BATCH_EVENTS]) + varint(n + 2) for n in range(4_096))
 _SEQUENCE_HEADS = tuple(bytes([_EVENT_SEQUENCE, n]) for n in range(64))
 
 
-def batched(size: int) -> bytes:
-    """What precedes an event of a batch: tag and length."""
-    return _HEADS[size - 2] if 2 <= size < 4_098 else bytes([_BATCH_EVENTS]) + varint(size)
-
-
 def event_bytes(entry: Entry) -> bytes:
     """A serialised `contex.v1.Event`."""
     return _SEQUENCE_HEADS[len(entry.id)] + entry.id + entry.body
@@ -76,18 +71,48 @@ def batch_bytes(entries: SequenceOf[Entry]) -> bytes:
     return joined
 
 
+def matched_batch_bytes(entries: SequenceOf[Entry], told: SequenceOf[bytes]) -> bytes:
+    """A serialised `contex.v1.MatchedEventBatch`, read likewise; `told` are the other fields of
+    each event's `MatchedEvent`."""
+    joined = _joined_matched(entries, told)
+    try:
+        event_pb2.MatchedEventBatch.FromString(joined)
+    except DecodeError:
+        return _joined_matched(list(map(event_codec.readable, entries)), told)
+    return joined
+
+
 def _joined(entries: Iterable[Entry]) -> bytes:
+    return b"".join(chain.from_iterable(zip(*_columns(entries), strict=True)))
+
+
+def _joined_matched(entries: SequenceOf[Entry], told: SequenceOf[bytes]) -> bytes:
+    heads, id_heads, ids, bodies = _columns(entries)
+    sizes = map(add, map(len, ids), map(len, bodies))
+    told_sizes = map(add, map(len, heads), map(len, told))
+    # Both are their message's field 1.
+    outer = [
+        _HEADS[n] if n < 4_096 else bytes([_BATCH_EVENTS]) + varint(n + 2)
+        for n in map(add, sizes, told_sizes)
+    ]
+    columns = zip(outer, heads, id_heads, ids, bodies, told, strict=True)
+    return b"".join(chain.from_iterable(columns))
+
+
+def _columns(
+    entries: Iterable[Entry],
+) -> tuple[SequenceOf[bytes], SequenceOf[bytes], SequenceOf[bytes], SequenceOf[bytes]]:
+    """What events in a batch are made of: what precedes each, its sequence, its body."""
     # By columns, and without a frame for each event: the hottest path of a replay.
     columns = tuple(zip(*entries, strict=True))
     if not columns:
-        return b""
+        return (), (), (), ()
     ids, bodies = columns
     id_sizes = list(map(len, ids))
     sizes = map(add, id_sizes, map(len, bodies))
     heads = [_HEADS[n] if n < 4_096 else bytes([_BATCH_EVENTS]) + varint(n + 2) for n in sizes]
     # The sequence in front: a body that was cut must not take it for its own.
-    id_heads = map(_SEQUENCE_HEADS.__getitem__, id_sizes)
-    return b"".join(chain.from_iterable(zip(heads, id_heads, ids, bodies, strict=True)))
+    return heads, list(map(_SEQUENCE_HEADS.__getitem__, id_sizes)), ids, bodies
 
 
 def bare_response(project: str, message: Message, *, inbox: bool = False) -> bytes:

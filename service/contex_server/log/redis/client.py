@@ -88,8 +88,7 @@ class Client:
         self, project: str, function: str, kinds: Iterable[str], *arguments: Any
     ) -> Any:
         """Calls a function that writes nothing; also works while the store is full."""
-        _, *rest = fcall(project, function, kinds, *arguments)
-        (reply,) = await self.run(project, ("FCALL_RO", *rest))
+        (reply,) = await self.run(project, fcall_read_only(project, function, kinds, *arguments))
         return reply
 
     async def scan(
@@ -212,6 +211,11 @@ def fcall(project: str, function: str, kinds: Iterable[str], *arguments: Any) ->
     """The command that calls a function with the project's keys of these kinds."""
     keys = [key(project, kind) for kind in kinds]
     return ("FCALL", function, len(keys), *keys, *arguments)
+
+
+def fcall_read_only(project: str, function: str, kinds: Iterable[str], *arguments: Any) -> Command:
+    """The same for one that writes nothing; it also works while the store is full."""
+    return ("FCALL_RO", *fcall(project, function, kinds, *arguments)[1:])
 
 
 async def load_functions(connection: AbstractConnection) -> None:

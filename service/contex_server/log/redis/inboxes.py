@@ -15,6 +15,7 @@ from contex_server.log.inboxes import (
     DecidingState,
     InboxEnd,
     InboxEntry,
+    InboxPart,
     InboxPosition,
     InboxSize,
     InboxStore,
@@ -26,7 +27,13 @@ from contex_server.log.inboxes import (
     shard_of,
 )
 from contex_server.log.redis.agents import sending_calls
-from contex_server.log.redis.client import Facet, fcall, pairs, range_command
+from contex_server.log.redis.client import (
+    Facet,
+    fcall,
+    fcall_read_only,
+    pairs,
+    range_command,
+)
 from contex_server.log.redis.connections import Command
 from contex_server.log.redis.key_names import key, parse_sequence, projects_key
 
@@ -81,13 +88,7 @@ class RedisInboxes(Facet, InboxStore):
         }
 
     async def standing(self, project: str, agent_id: str) -> Standing:
-        record, (own, trimmed) = await self._client.commands(
-            project,
-            ("HGET", "decided", agent_id),
-            ("HMGET", "deciding", f"a{agent_id}", f"t{agent_id}"),
-        )
-        position = None if own is None else parse_sequence(own)
-        return Standing(record or b"", position, _trimmed(trimmed))
+        return _standing(*await self._client.run(project, *_asks_standing(project, agent_id)))
 
     async def holders(self, project: str, shard: int, data_keys: Iterable[str]) -> dict[str, bytes]:
         keys = list(data_keys)
@@ -175,6 +176,25 @@ class RedisInboxes(Facet, InboxStore):
             number = max(known) + 1 if known else randrange(1 << 14, 1 << 20)
             await self._client.command(project, "HSETNX", "decisions", number, version)
 
+    async def inbox_part(
+        self, project: str, agent_id: str, after: Sequence, count: int
+    ) -> InboxPart:
+        # In one turn, and in this order.
+        asks = (
+            _asks_end(project, agent_id),
+            range_command(key(project, f"inbox:{agent_id}"), Range(after), count),
+            *_asks_standing(project, agent_id),
+        )
+        ends, rows, *standing = await self._client.run(project, *asks)
+        end = _end(ends)
+        if not (based := after < end.trimmed.upto):
+            return InboxPart(end, based, _entries(rows), _standing(*standing))
+        asks_base = range_command(key(project, f"base:{agent_id}"), Range(after), count)
+        rows, *standing = await self._client.run(
+            project, asks_base, *_asks_standing(project, agent_id)
+        )
+        return InboxPart(end, based, _entries(rows), _standing(*standing))
+
     async def inbox(self, project: str, agent_id: str, span: Range, count: int) -> list[InboxEntry]:
         rows = await self._client.read(project, f"inbox:{agent_id}", span, count)
         return _entries(rows)
@@ -187,14 +207,8 @@ class RedisInboxes(Facet, InboxStore):
         return {agent: _entries(rows) for agent, rows in zip(spans, replies, strict=True)}
 
     async def inbox_end(self, project: str, agent_id: str) -> InboxEnd:
-        last, position, own, trimmed = await self._client.call_read_only(
-            project,
-            "contex2_inbox_end",
-            ("deciding", f"inbox:{agent_id}"),
-            agent_id,
-            shard_of(agent_id),
-        )
-        return InboxEnd(parse_sequence(last), parse_sequence(own or position), _trimmed(trimmed))
+        (reply,) = await self._client.run(project, _asks_end(project, agent_id))
+        return _end(reply)
 
     async def sizes(self, project: str, agent_ids: Iterable[str]) -> dict[str, InboxSize]:
         agents = list(agent_ids)
@@ -277,14 +291,12 @@ class RedisInboxes(Facet, InboxStore):
     ) -> Backlog:
         asked = list(dict.fromkeys(positions))
         every = iter(places.items())
-        calls = [fcall(project, "contex1_undecided", ("events",), *map(str, asked))]
+        calls = [fcall_read_only(project, "contex1_undecided", ("events",), *map(str, asked))]
         while some := list(islice(every, _COUNTED)):
             kinds = [f"{part}:{agent_id}" for agent_id, _ in some for part in ("base", "inbox")]
             after = [f"{place.ms}-{place.n}" for _, place in some]
-            calls.append(fcall(project, "contex1_unread", kinds, most, *after))
-        (now_ms, *firsts), *told = await self._client.run(
-            project, *(("FCALL_RO", *rest) for _, *rest in calls)
-        )
+            calls.append(fcall_read_only(project, "contex1_unread", kinds, most, *after))
+        (now_ms, *firsts), *told = await self._client.run(project, *calls)
         counted = [pair for reply in told for pair in zip(*[iter(reply)] * 2, strict=True)]
         return Backlog(
             int(now_ms),
@@ -369,6 +381,29 @@ class RedisInboxes(Facet, InboxStore):
         call = ("FCALL", "contex1_join", 1, _MEMBERS, member, ttl_ms)
         (members,) = await self._client.run_in(0, call)
         return [name.decode() for name in members]
+
+
+def _asks_end(project: str, agent_id: str) -> Command:
+    kinds = ("deciding", f"inbox:{agent_id}")
+    return fcall_read_only(project, "contex2_inbox_end", kinds, agent_id, shard_of(agent_id))
+
+
+def _end(reply: Any) -> InboxEnd:
+    last, position, own, trimmed = reply
+    return InboxEnd(parse_sequence(last), parse_sequence(own or position), _trimmed(trimmed))
+
+
+def _asks_standing(project: str, agent_id: str) -> tuple[Command, Command]:
+    return (
+        ("HGET", key(project, "decided"), agent_id),
+        ("HMGET", key(project, "deciding"), f"a{agent_id}", f"t{agent_id}"),
+    )
+
+
+def _standing(record: bytes | None, of_agent: list[bytes | None]) -> Standing:
+    own, trimmed = of_agent
+    position = None if own is None else parse_sequence(own)
+    return Standing(record or b"", position, _trimmed(trimmed))
 
 
 def _trimmed(stored: bytes | None) -> Trimmed:
