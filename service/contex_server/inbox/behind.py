@@ -66,6 +66,8 @@ class Behind:
         self._engine = engine
         self._live = live
         self._retrying = retrying
+        self._passes: list[Pass] = []
+        """Those that are under way: each waits for the next."""
 
     async def run(self) -> None:
         """Goes on for as long as there may be agents that are behind."""
@@ -124,13 +126,21 @@ class Behind:
         if not positions:
             return
         readable = await self.readable()
+        roster.left = {a: max(place, readable) for a, place in roster.left.items()}
         if missed := [subscriber for subscriber in some if _position(subscriber) < readable]:
             await self.miss(missed, readable)
-            roster.left = {a: max(place, readable) for a, place in roster.left.items()}
             return
         start = max(min(positions), readable)
         way = await self._deciding.new_pass(start, some, live=False)
-        joined = False
+        self._passes.append(way)
+        try:
+            await self._pass(way, within)
+        finally:
+            self._passes.remove(way)
+
+    async def _pass(self, way: Pass, within: Pass | None) -> None:
+        """Goes on with a pass until its members take part in the live one."""
+        roster, joined = self._roster, False
 
         async def join() -> None:
             nonlocal joined
@@ -148,11 +158,12 @@ class Behind:
 
     async def _let_others_pass(self, way: Pass) -> None:
         """Agents that have less to catch up with than a pass do so first, so that nobody waits for
-        the past of others."""
+        the past of others. Members of a pass that waits stay in it: no agent is in two."""
+        taken = {agent_id for each in self._passes for agent_id in each.members}
         less = [
             agent_id
             for agent_id, subscriber in self._roster.behind.items()
-            if agent_id not in way.members
+            if agent_id not in taken
             and (subscriber.awaited is not None or not way.position > _position(subscriber))
         ]
         if less:

@@ -130,12 +130,16 @@ class Changes:
         before = self.roster.known.get(agent_id)
         if before is None:
             # Either pass begins with those that it has seen leave; with all others the live one,
-            # which may have seen them go by the time that the one behind it comes to them.
+            # which may have seen them go by the time that the one behind it comes to them. Of the
+            # passes behind it, one that began after they left may have missed a registration.
             left = self.roster.left.get(agent_id)
-            begins = way.live if left is None else not way.live and event.sequence > left
-            if begins:
-                return await self._begins(way, event, agent, after, draft)
-            return None
+            if left is None:
+                begins = way.live
+            else:
+                begins = not way.live and way.start <= left < event.sequence
+                if way.live:  # Whoever decides next is not to take it for one that has begun.
+                    draft.agents[agent_id] = Standing(b"", left)
+            return await self._begins(way, event, agent, after, draft) if begins else None
         if agent_id not in way.members or event.sequence <= before.event:
             return None
         if before.is_past(event.sequence):
@@ -156,7 +160,7 @@ class Changes:
 
             async def change() -> None:
                 same.position = before.position
-                self.roster.add(same)
+                self.roster.replace(same)
                 way.members[agent_id] = same
                 await self.engine.work(way.index.needs.set_agent, same.watched, encodings)
 

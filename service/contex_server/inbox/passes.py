@@ -58,6 +58,7 @@ class Pass:
     Attributes:
         index: The needs of its members.
         position: Everything up to here is decided for its members.
+        start: It has come by all that is in the log from here on.
         members: The agents that take part. One that stands further on is passed over until then.
         ahead: Those of the live pass that stand further on.
         noted: The position that the store knows. Streams of members get only what is decided up to
@@ -68,6 +69,7 @@ class Pass:
     index: Index
     position: Sequence
     live: bool
+    start: Sequence
     members: dict[str, Subscriber] = field(default_factory=dict)
     ahead: list[Subscriber] = field(default_factory=list)
     noted: Sequence = BEGINNING
@@ -95,7 +97,7 @@ class SpanDecider:
 
     async def new_pass(self, start: Sequence, members: Iterable[Subscriber], *, live: bool) -> Pass:
         """A pass that begins after an event."""
-        way = Pass(await self._new_index(start), start, live=live, noted=start)
+        way = Pass(await self._new_index(start), start, live, start, noted=start)
         way.members = {subscriber.agent.agent_id: subscriber for subscriber in members}
         await self.set_needs(way, way.members.values())
         if live:

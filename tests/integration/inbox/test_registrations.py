@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 from contex.v1 import agent_service_pb2
-from contex_server.inbox import deciders, ledger, steps
+from contex_server.inbox import behind, deciders, ledger, steps
+from contex_server.inbox.behind import Behind
 from contex_server.inbox.changes import Changes
 from contex_server.inbox.decider import ProjectDecider
+from contex_server.inbox.passes import Pass
 from contex_server.kernel.errors import store_unavailable
+from contex_server.kernel.model import Sequence
 from contex_server.log.redis.inboxes import RedisInboxes
 
 from tests.inbox_model import Told, told
@@ -25,11 +28,18 @@ from tests.integration.support import (
     UpdateAgentRequest,
     asked,
     event,
+    eventually,
 )
 
 
 async def unregister(api: Api, agent_id: str = "a") -> None:
     await api.agents.UnregisterAgent(UnregisterAgentRequest(project=P, agent_id=agent_id))
+
+
+async def tail(api: Api) -> str:
+    """The sequence of the last event."""
+    *_, last = await api.log()
+    return last.sequence
 
 
 def all_told(stream: Stream) -> list[Told]:
@@ -283,3 +293,116 @@ async def test_what_an_earlier_agent_was_sent_is_not_a_later_ones(word_api: Api)
     request = agent_service_pb2.GetAgentContextRequest(project=P, agent_id="a")
     known = (await word_api.agents.GetAgentContext(request)).known
     assert [datum.data_key for datum in known] == ["alpha", "beta"]
+
+
+def hold_passes(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Passes behind the live one begin when the event is set, and take one event at a time."""
+    begins = asyncio.Event()
+
+    async def bring_up_all(self: Behind) -> None:
+        await begins.wait()
+        await brings_up_all(self)
+
+    brings_up_all = Behind._bring_up_all
+    monkeypatch.setattr(Behind, "_bring_up_all", bring_up_all)
+    monkeypatch.setattr(behind, "_SPAN", 1)
+    return begins
+
+
+async def test_no_agent_is_in_two_passes(word_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though one of the first changes its needs, so that the second overtakes it."""
+    begins = hold_passes(monkeypatch)
+    await word_api.register("far", "alpha", last_seen_sequence="0")
+    await word_api.publish(event("one", b'"alpha"'))
+    await word_api.register("far", "beta")
+    *_, last = await word_api.publish(event("two", b'"beta"'), event("three", b'"beta"'))
+    await word_api.register("near", "beta", last_seen_sequence=last)
+    await word_api.publish(event("two", b'"beta too"'))
+    begins.set()
+    near = await word_api.listen("near", after_sequence=last).live()
+    far = await word_api.listen("far", after_sequence="0").live()
+    await word_api.publish(event("three", b'"beta too"'))
+    await near.count(2)
+    await far.count(6)
+    assert [(t.kind, t.data_key) for t in all_told(near)] == [
+        ("MATCHED", "two"),
+        ("MATCHED", "three"),
+    ]
+    assert [(t.kind, t.data_key) for t in all_told(far)] == [
+        ("MATCHED", "one"),
+        ("LEFT", "one"),
+        ("MATCHED", "two"),
+        ("MATCHED", "three"),
+        ("UPDATED", "two"),
+        ("UPDATED", "three"),
+    ]
+
+
+async def test_an_agent_begins_with_its_first_registration_since_another_left(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a pass that began later comes to another one first."""
+    begins, goes_on = hold_passes(monkeypatch), asyncio.Event()
+    held = list[Behind]()
+
+    async def let_others_pass(self: Behind, way: Pass) -> None:
+        if self._roster.left and not held:
+            held.append(self)
+            await goes_on.wait()
+        await lets_others_pass(self, way)
+
+    lets_others_pass = Behind._let_others_pass
+    monkeypatch.setattr(Behind, "_let_others_pass", let_others_pass)
+    begins.set()
+    await word_api.publish(event("one", b'"alpha"'))
+    await word_api.register("other", "gamma")
+    await word_api.listen("other").live()
+    begins.clear()
+    await word_api.register("a", "alpha", last_seen_sequence="0")
+    await unregister(word_api)
+    await word_api.publish(event("two", b'"beta"'))
+    await word_api.register("a", "beta", last_seen_sequence="0")
+    begins.set()
+    await eventually(lambda: held)
+    await word_api.register("other", "delta")
+    await word_api.register("a", "alpha")
+    last = Sequence.parse(await tail(word_api))
+    await eventually(lambda: held[0]._live.position == last)
+    goes_on.set()
+    stream = await word_api.listen("a", after_sequence="0").live()
+    assert [(t.kind, t.data_key) for t in all_told(stream)] == [
+        ("MATCHED", "two"),
+        ("MATCHED", "one"),
+        ("LEFT", "two"),
+    ]
+
+
+async def test_an_agent_is_decided_for_though_the_pass_stops_that_has_seen_another_leave(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the live pass has gone by its registration."""
+    begins, stops = hold_passes(monkeypatch), asyncio.Event()
+    held = list[Behind]()
+
+    async def let_others_pass(self: Behind, way: Pass) -> None:
+        if self._roster.left and not held:
+            held.append(self)
+            await stops.wait()
+            raise ledger.Fenced
+        await lets_others_pass(self, way)
+
+    lets_others_pass = Behind._let_others_pass
+    monkeypatch.setattr(Behind, "_let_others_pass", let_others_pass)
+    monkeypatch.setattr(deciders, "_LOOK_S", 0.02)
+    await word_api.publish(event("one", b'"alpha"'))
+    await word_api.register("a", "alpha", last_seen_sequence="0")
+    await unregister(word_api)
+    await word_api.publish(event("two", b'"beta"'))
+    begins.set()
+    await eventually(lambda: held)
+    await word_api.register("a", "beta", last_seen_sequence="0")
+    last = Sequence.parse(await tail(word_api))
+    await eventually(lambda: held[0]._live.noted == last)
+    stops.set()
+    stream = await word_api.listen("a", after_sequence="0").live()
+    assert [(t.kind, t.data_key) for t in all_told(stream)] == [("MATCHED", "two")]
