@@ -119,11 +119,13 @@ class Feed:
 
     Attributes:
         position: Every event up to here has been seen.
+        reached: Likewise, and all that each of them brought.
         floor: Readers at or after this position are served from the ring alone.
     """
 
     position: Sequence
     max_bytes: int
+    reached: Sequence = field(init=False)
     floor: Sequence = field(init=False)
     error: ContexError | None = None
     """Why the feed ended; readers raise it once they have drained the ring."""
@@ -133,7 +135,7 @@ class Feed:
     """Bytes in the ring."""
     readers: set[Reader] = field(default_factory=set)
     awaited: dict[Reader, Sequence] = field(default_factory=dict)
-    """Readers that wait for a position, also without deliveries."""
+    """Readers that wait until a position is reached, also without deliveries."""
     on_awaited: Callable[[], None] | None = None
     """Called when a reader begins to do so."""
     _ring: deque[Delivery] = field(default_factory=deque)
@@ -144,14 +146,23 @@ class Feed:
     _chunks: dict[tuple[int, int, int], Chunk] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.floor = self.position
+        self.floor = self.reached = self.position
 
     def begin(self, position: Sequence) -> None:
         """Lets a feed that nobody reads yet begin after a position."""
-        self.position = self.floor = position
+        self.position = self.floor = self.reached = position
 
-    def extend(self, deliveries: SequenceOf[Delivery], position: Sequence) -> None:
-        """Adds deliveries, in log order, and moves the position; wakes waiting readers."""
+    def extend(
+        self,
+        deliveries: SequenceOf[Delivery],
+        position: Sequence,
+        reached: Sequence | None = None,
+    ) -> None:
+        """Adds deliveries, in log order, and moves the position; wakes waiting readers.
+
+        Args:
+            reached: The position, unless that is inside of what an event brings.
+        """
         if deliveries:
             if self._idle == len(self.readers):
                 self._drop(len(self._ring), self.position)
@@ -160,19 +171,21 @@ class Feed:
             while self.buffered_bytes > self.max_bytes and len(self._ring) > 1:
                 self._drop(1, self._ring[0].sequence)
         self.position = position
+        self.reached = max(self.reached, position if reached is None else reached)
         if deliveries:
             for reader in tuple(self.readers):
                 reader.wake()
         elif self.awaited:
             for reader, awaited in self.awaited.items():
-                if awaited <= position:
+                if awaited <= self.reached:
                     reader.wake()
 
-    def reset(self, position: Sequence) -> None:
+    def reset(self, position: Sequence, reached: Sequence | None = None) -> None:
         """Empties the ring after events up to `position` were missed; readers fall behind."""
         self._first += 1  # A reader at the end has missed something too.
         self._drop(len(self._ring), position)
         self.position = position
+        self.reached = max(self.reached, position if reached is None else reached)
         for reader in tuple(self.readers):
             reader.wake()
 
@@ -277,7 +290,7 @@ class Reader:
 
     def has_reached(self, position: Sequence) -> bool:
         """Whether the feed has come to a position; if not, `wait` also ends when it has."""
-        reached = self.position >= position
+        reached = self._feed.reached >= position
         if reached:
             self._feed.awaited.pop(self, None)
         elif self not in self._feed.awaited:

@@ -25,7 +25,7 @@ from contex_server.kernel.errors import (
     project_not_found,
 )
 from contex_server.kernel.failures import Failures
-from contex_server.kernel.inbox_ids import event_of, inbox_id, last_place
+from contex_server.kernel.inbox_ids import decided_upto, event_of, inbox_id, last_place
 from contex_server.kernel.model import BEGINNING, Sequence
 from contex_server.log.inboxes import shard_of
 
@@ -204,12 +204,14 @@ class InboxHub:
         deliveries: Mapping[str, SequenceOf[Delivery]],
         since: Sequence,
         upto: Sequence,
+        began: Mapping[str, Sequence],
     ) -> None:
         """Hands over what was decided for some agents between two places, and is written.
 
         Args:
             sizes: How many deliveries there are for each; those who have begun to listen meanwhile
                 read theirs.
+            began: Later places, of agents for which it was decided only since then.
         """
         self._tell_waiting(project, agents)
         for listener in self._listeners:
@@ -218,7 +220,7 @@ class InboxHub:
         for agent_id, listening in self._projects.get(project, {}).items():
             if agent_id in agents:
                 made = deliveries.get(agent_id, ())
-                decided = made, since, upto, position
+                decided = made, max(since, began.get(agent_id, since)), upto, position
                 if len(made) < sizes.get(agent_id, 0):
                     self._due[project, agent_id] = None
                     self._wake.set()
@@ -273,10 +275,16 @@ class InboxHub:
         if new:
             listening.fed = new[-1].sequence
             position = max(position, new[-1].position)
-        feed.extend(new, max(position, feed.position))
+        feed.extend(new, max(position, feed.position), inbox_id(decided_upto(upto)))
 
-    def fed(self, project: str, agent_id: str) -> Sequence:
-        """The place up to which an agent's feed knows its inbox."""
+    def fed(self, project: str, agent_id: str, feed: Feed) -> Sequence:
+        """The place up to which an agent's feed knows its inbox.
+
+        Raises:
+            ContexError: The feed has ended, and what it holds may be of an inbox that began anew.
+        """
+        if feed.error is not None:
+            raise feed.error
         listening = self._projects.get(project, {}).get(agent_id)
         return BEGINNING if listening is None else listening.upto
 
@@ -393,7 +401,8 @@ class InboxHub:
             upto = max(end.last, last_place(end.position))
             if upto > listening.upto:
                 listening.upto = listening.fed = upto
-                listening.feed.reset(max(end.last, inbox_id(end.position)))
+                decided = inbox_id(end.position)
+                listening.feed.reset(max(end.last, decided), decided)
         elif page.upto > listening.upto:
             self._add(listening, page.deliveries, page.upto, page.position)
             if page.is_over:

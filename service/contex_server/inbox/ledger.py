@@ -24,6 +24,7 @@ from contex_server.match.index import Index
 from contex_server.matching.rules import is_absolute
 
 NO_POSITIONS: Mapping[int, Sequence] = {}
+NO_PLACES: Mapping[str, Sequence] = {}
 
 
 class Fenced(Exception):
@@ -220,8 +221,16 @@ class Ledger:
             self.shards[shard] = self.shards[shard]._replace(position=position)
 
     def hand_over(
-        self, agent_ids: Container[str], draft: Draft, since: Sequence, upto: Sequence
+        self,
+        agent_ids: Container[str],
+        draft: Draft,
+        since: Sequence,
+        upto: Sequence,
+        began: Mapping[str, Sequence] = NO_PLACES,
     ) -> None:
-        """Hands what was decided to the agents that listen here; the places are of inboxes."""
+        """Hands what was decided to the agents that listen here; the places are of inboxes.
+
+        For some it was decided only since a later place, where they `began`.
+        """
         sizes = {agent_id: len(entries) for agent_id, entries in draft.entries.items()}
-        self.inboxes.decided(self.project, agent_ids, sizes, draft.deliveries, since, upto)
+        self.inboxes.decided(self.project, agent_ids, sizes, draft.deliveries, since, upto, began)

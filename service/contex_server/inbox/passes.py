@@ -60,6 +60,8 @@ class Pass:
         position: Everything up to here is decided for its members.
         start: It has come by all that is in the log from here on.
         members: The agents that take part. One that stands further on is passed over until then.
+        began: The places of those that stood further on when it began. Up to there others decided
+            for them, and may not have handed that over.
         ahead: Those of the live pass that stand further on.
         noted: The position that the store knows. Streams of members get only what is decided up to
             there: that nothing was to be written doesn't say that this process still decides.
@@ -71,6 +73,7 @@ class Pass:
     live: bool
     start: Sequence
     members: dict[str, Subscriber] = field(default_factory=dict)
+    began: dict[str, Sequence] = field(default_factory=dict)
     ahead: list[Subscriber] = field(default_factory=list)
     noted: Sequence = BEGINNING
     standings_at: float = 0.0
@@ -99,6 +102,11 @@ class SpanDecider:
         """A pass that begins after an event."""
         way = Pass(await self._new_index(start), start, live, start, noted=start)
         way.members = {subscriber.agent.agent_id: subscriber for subscriber in members}
+        way.began = {
+            agent_id: last_place(subscriber.position)
+            for agent_id, subscriber in way.members.items()
+            if subscriber.position is not None and subscriber.position > start
+        }
         await self.set_needs(way, way.members.values())
         if live:
             self.live_position = start
@@ -134,7 +142,8 @@ class SpanDecider:
         if not way.live:
             self._add_standings(way, draft, position)
         await ledger.write(draft, ledger.shards_moved_to(position) if way.live else NO_POSITIONS)
-        ledger.hand_over(way.members, draft, last_place(way.noted), last_place(position))
+        since = last_place(way.noted)
+        ledger.hand_over(way.members, draft, since, last_place(position), way.began)
         way.noted = position
 
     async def decide(self, way: Pass, span: list[Delivery]) -> Afterwards:
@@ -163,8 +172,9 @@ class SpanDecider:
                 if (stands := draft.agents[agent_id].position) is not None and stands < upto
             }
             rest = way.members.keys() - waiting
-            ledger.hand_over(waiting, draft, last_place(since), last_place(last.sequence.prev()))
-            ledger.hand_over(rest, draft, last_place(since), last_place(upto))
+            place, before = last_place(since), last_place(last.sequence.prev())
+            ledger.hand_over(waiting, draft, place, before, way.began)
+            ledger.hand_over(rest, draft, place, last_place(upto), way.began)
         for change in after:
             await change()
         if last.event_type in (MODEL_CHANGED, BACKGROUND_CHANGED):

@@ -19,7 +19,13 @@ from contex_server.inbox.subscriber import Subscriber, decode_subscriber
 from contex_server.kernel import event_codec
 from contex_server.kernel.byte_budget import NO_SHARE, Share
 from contex_server.kernel.errors import agent_not_found
-from contex_server.kernel.inbox_ids import event_of, inbox_id, kept_place, last_place
+from contex_server.kernel.inbox_ids import (
+    decided_upto,
+    event_of,
+    inbox_id,
+    kept_place,
+    last_place,
+)
 from contex_server.kernel.model import BEGINNING, Change, Entry, Event, Range, Sequence
 from contex_server.kernel.slices import Slices, sliced
 from contex_server.log.agents import AgentStore, JournalStore
@@ -478,7 +484,9 @@ class InboxReader:
                     if not page.last:
                         # While this one is sent.
                         ahead = asyncio.create_task(read(position, count, latest))
-                    yield Selected(page.deliveries, position, last, until)
+                    is_there = inbox_id(decided_upto(page.upto)) >= until
+                    awaited = BEGINNING if is_there else until
+                    yield Selected(page.deliveries, position, last, awaited)
                     share.give_back()
                     if last:
                         return

@@ -10,7 +10,7 @@ writing an entry again changes nothing. Ids are `Sequence`s in order to be compa
 
 from __future__ import annotations
 
-from contex_server.kernel.model import END_OF_TIME, Proven, Sequence
+from contex_server.kernel.model import BEGINNING, END_OF_TIME, Proven, Sequence
 
 _BITS = 20
 _sequence = tuple.__new__
@@ -37,6 +37,12 @@ def event_of(place: Sequence) -> Sequence:
     """The event whose entry is at a place; keeps its proof."""
     event = _sequence(Sequence, (place[0], place[1] >> _BITS))
     return Proven.of(event, place.proof) if type(place) is Proven else event
+
+
+def decided_upto(place: Sequence) -> Sequence:
+    """The last event of which an inbox that is known up to a place has all that it brings."""
+    event = event_of(place)
+    return event if event == BEGINNING or place == last_place(event) else event.prev()
 
 
 def kept_place(acknowledged: Sequence, inside: Sequence | None) -> Sequence:

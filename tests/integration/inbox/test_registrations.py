@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import pytest
 from contex.v1 import agent_service_pb2
-from contex_server.inbox import behind, deciders, ledger, steps
+from contex_server.inbox import behind, deciders, ledger, passes, steps
 from contex_server.inbox.behind import Behind
 from contex_server.inbox.changes import Changes
 from contex_server.inbox.decider import ProjectDecider
+from contex_server.inbox.hub import InboxHub
 from contex_server.inbox.passes import Pass
+from contex_server.inbox.steps import Steps
 from contex_server.kernel.errors import store_unavailable
+from contex_server.kernel.inbox_ids import event_of
 from contex_server.kernel.model import Sequence
 from contex_server.log.redis.inboxes import RedisInboxes
 
@@ -406,3 +410,113 @@ async def test_an_agent_is_decided_for_though_the_pass_stops_that_has_seen_anoth
     stops.set()
     stream = await word_api.listen("a", after_sequence="0").live()
     assert [(t.kind, t.data_key) for t in all_told(stream)] == [("MATCHED", "two")]
+
+
+async def test_a_stream_has_caught_up_once_it_has_all_that_a_registration_brings(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = asyncio.Event()
+
+    async def write(self: Steps, some: list[Any], *, last: bool = True) -> None:
+        if some and last:
+            await goes_on.wait()
+        await writes(self, some, last=last)
+
+    writes = Steps._write
+    monkeypatch.setattr(Steps, "_write", write)
+    monkeypatch.setattr(steps, "_PART", 1)
+    await word_api.publish(event("one", b'"alpha"'), event("two", b'"alpha"'))
+    await word_api.register("a", "alpha")
+    streams = [await word_api.listen("a").count(1)]
+    streams.append(await word_api.listen("a").count(1))
+    for stream in streams:
+        await stream.quiet()
+    goes_on.set()
+    for stream in streams:
+        await stream.live()
+        assert stream.keys == ["one", "two"]
+
+
+async def test_a_stream_of_an_agent_that_left_has_nothing_of_an_inbox_before_it_began_anew(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins, waits = hold_passes(monkeypatch), asyncio.Event()
+    begins.set()
+
+    def fed(*args: Any) -> Any:
+        if not begins.is_set():
+            waits.set()
+        return is_fed(*args)
+
+    is_fed = InboxHub.fed
+    monkeypatch.setattr(InboxHub, "fed", fed)
+    await word_api.register("a", "alpha")
+    online = await word_api.listen("a").live()
+    await word_api.publish(event("one", b'"alpha"'))
+    await online.count(1)
+    await word_api.publish(event("two", b'"alpha"'))
+    await online.count(2)
+    begins.clear()
+    answer = await word_api.register("a", "alpha", last_seen_sequence="0")
+    stream = word_api.listen("a", cursor=answer.cursor)
+    await waits.wait()
+    await unregister(word_api)
+    await word_api.register("a", "alpha")
+    later = word_api.listen("a")
+    assert (await stream.refusal()).reason == "AGENT_NOT_FOUND"
+    assert stream.keys == []
+    begins.set()
+    await later.count(2)
+
+
+async def test_a_stream_misses_nothing_that_was_not_handed_over(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a decider that stopped: the next one may begin with another agent, further back."""
+    begins, reads, stops = hold_passes(monkeypatch), asyncio.Event(), False
+    handed = list[Sequence]()
+
+    async def decide(self: RedisInboxes, *args: Any) -> bool:
+        nonlocal stops
+        decided = await decides(self, *args)
+        if not handed and any("near" in each.entries for each in args[2].values()):
+            stops = True
+            reads.clear()
+        return decided
+
+    def stop_perhaps(_place: str) -> None:
+        nonlocal stops
+        if stops:
+            stops = False
+            raise ledger.Fenced
+
+    async def refresh(*args: Any) -> None:
+        await reads.wait()
+        await refreshes(*args)
+
+    def hand_over(self: InboxHub, project: str, agents: Any, *args: Any) -> None:
+        hands_over(self, project, agents, *args)
+        if "near" in agents:
+            handed.append(args[3])
+
+    decides, refreshes, hands_over = RedisInboxes.decide, InboxHub._refresh, InboxHub.decided
+    monkeypatch.setattr(RedisInboxes, "decide", decide)
+    monkeypatch.setattr(ledger, "reached", stop_perhaps)
+    monkeypatch.setattr(InboxHub, "_refresh", refresh)
+    monkeypatch.setattr(InboxHub, "decided", hand_over)
+    monkeypatch.setattr(deciders, "_LOOK_S", 0.02)
+    monkeypatch.setattr(passes, "_STANDINGS_S", inf)
+    reads.set()
+    await word_api.publish(event("other", b'"gamma"'))
+    await word_api.register("far", "alpha", last_seen_sequence="0")
+    await word_api.register("near", "beta", last_seen_sequence=await tail(word_api))
+    stream = word_api.listen("near", heartbeat_interval_ms=100)
+    await stream.until(lambda stream: "heartbeat" in stream.kinds)
+    (place,) = await word_api.publish(event("one", b'"beta"'))
+    begins.set()
+    await eventually(lambda: any(event_of(upto) >= Sequence.parse(place) for upto in handed))
+    reads.set()
+    await stream.live()
+    await word_api.publish(event("two", b'"beta"'))
+    await stream.count(2)
+    assert stream.keys == ["one", "two"]

@@ -148,7 +148,7 @@ class AgentServicer(Servicer):
                     agent_id,
                     agent.registered_ms,
                     partial(inbox.hub.heard_of, call.project, agent_id),
-                    partial(inbox.hub.fed, call.project, agent_id),
+                    partial(inbox.hub.fed, call.project, agent_id, feed),
                     conflate=request.conflate,
                 ),
                 feed,
