@@ -458,7 +458,9 @@ class World:
     async def seek(self, agent_id: str) -> None:
         """Asks for a part of the past again, or for more of it, as one does that has lost what it
         knew; perhaps with other needs."""
-        spec = self.specs[agent_id][-1] if self.randomly.randrange(2) else self.spec(new=False)
+        before, spec = self.specs[agent_id][-1], self.spec(new=False)
+        if self.randomly.randrange(2) or _named(spec) == _named(before):
+            spec = before  # With the same needs it would keep what it leaves out.
         after = self.randomly.choice(["0", *self.sequences])
         for reader in self.readers[agent_id][-1:]:
             reader.was_left = True
@@ -472,9 +474,7 @@ class World:
         if spec == replace(before, after=None):
             await self._register(agent_id, spec, "UNCHANGED")
             return
-        if [n for n, _ in spec.needs] != [n for n, _ in before.needs] and self.randomly.randrange(
-            2
-        ):
+        if _named(spec) != _named(before) and self.randomly.randrange(2):
             await self._register(agent_id, spec, "CHANGED")
             return
         muted = agent_service_pb2.MutedKinds(kinds=kinds(spec.muted))
@@ -620,6 +620,10 @@ class World:
 
 def _plain(items: list[Told]) -> list[Told]:
     return [each._replace(needs=tuple(sorted(each.needs))) for each in items]
+
+
+def _named(spec: Spec) -> list[Filter | str]:
+    return [need for need, _ in spec.needs]
 
 
 def _needs(spec: Spec) -> list[agent_service_pb2.Need]:

@@ -221,6 +221,8 @@ class Steps:
 
         if before is not None and before.last > event.revision:
             return  # A copy of the project has what was decided later.
+        if event.erased is not None:
+            datum = datum._replace(near=())  # Nor does it meet a need that asks for its key alone.
         if (done := step.done.get(datum.sequence)) is not None:
             # A copy may have been taken of the inbox after what was held before.
             held = _holding(event, before, done.change, done.matches)

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 import pytest
-from contex.v1 import agent_service_pb2
+from contex.v1 import agent_service_pb2, event_pb2, project_service_pb2
 from contex_server.inbox import behind, deciders, ledger, passes, steps
 from contex_server.inbox.behind import Behind
 from contex_server.inbox.changes import Changes
@@ -467,6 +467,26 @@ async def test_a_stream_of_an_agent_that_left_has_nothing_of_an_inbox_before_it_
     assert stream.keys == []
     begins.set()
     await later.count(2)
+
+
+async def test_what_is_erased_meets_no_need_of_a_registration(word_api: Api) -> None:
+    """Nor one that asks for its key alone."""
+    await word_api.publish(event("k", b'"alpha"'))
+    left = agent_service_pb2.MutedKinds(kinds=[event_pb2.MATCH_KIND_LEFT])
+    await word_api.register("a", "alpha", muted_kinds=left.kinds)
+    await word_api.publish(event("k", b'"beta"', metadata={"subject": "anna"}))
+    await word_api.listen("a").live()
+    request = project_service_pb2.EraseDataRequest(
+        project=P, subject="anna", request_id="r", reason="a test"
+    )
+    await word_api.projects.EraseData(request)
+    key = agent_service_pb2.Need(filter=event_pb2.EventFilter(data_keys=["k"]))
+    update = UpdateAgentRequest(
+        project=P, agent_id="a", needs=[key], muted_kinds=agent_service_pb2.MutedKinds()
+    )
+    await word_api.agents.UpdateAgent(update)
+    stream = await word_api.listen("a", after_sequence="0").live()
+    assert [(t.kind, t.data_key) for t in all_told(stream)] == [("MATCHED", "k"), ("LEFT", "k")]
 
 
 async def test_a_stream_misses_nothing_that_was_not_handed_over(
