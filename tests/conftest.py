@@ -160,7 +160,13 @@ async def start_server(
     check_for_canaries(logs)
 
 
-_DEFECTS = ("internal_error", "matcher_failed", "tailer_failed", "background_failed")
+_DEFECTS = (
+    "internal_error",
+    "matcher_failed",
+    "tailer_failed",
+    "background_failed",
+    "decision_out_of_order",
+)
 
 
 @pytest.fixture

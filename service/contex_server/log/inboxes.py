@@ -21,6 +21,13 @@ def shard_of(agent_id: str) -> int:
     return binascii.crc32(agent_id.encode()) % SHARDS
 
 
+class OutOfOrder(Exception):
+    """An inbox was to get an entry that it lacks before those that it has: there is a defect.
+
+    What was to be committed was not. The next time, the store lets go of the entry.
+    """
+
+
 class Shard(NamedTuple):
     """A shard that this process decides for.
 
@@ -271,6 +278,9 @@ class InboxStore(Protocol):
         """Notes decisions, in one step for each inbox, and then in one step what commits them.
 
         Returns False, perhaps with some inboxes filled, if a shard has another owner by now.
+
+        Raises:
+            OutOfOrder: Likewise with some filled; deciding is to begin anew.
         """
 
     async def numbers(self, project: str, count: int) -> int:

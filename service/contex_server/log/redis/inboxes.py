@@ -7,6 +7,8 @@ from itertools import chain, count, islice
 from random import randrange
 from typing import Any
 
+import structlog
+
 from contex_server.kernel.model import BEGINNING, Range, Sequence
 from contex_server.log.inboxes import (
     SHARDS,
@@ -19,6 +21,7 @@ from contex_server.log.inboxes import (
     InboxPosition,
     InboxSize,
     InboxStore,
+    OutOfOrder,
     Shard,
     ShardDecisions,
     Standing,
@@ -36,6 +39,8 @@ from contex_server.log.redis.client import (
 )
 from contex_server.log.redis.connections import Command
 from contex_server.log.redis.key_names import key, parse_sequence, projects_key
+
+log = structlog.get_logger(__name__)
 
 _BUCKETS = 64
 _ENTRIES = 2_000
@@ -149,14 +154,28 @@ class RedisInboxes(Facet, InboxStore):
             arguments += (agent_id, len(several))
             for (ms, n), body in several:
                 arguments += (f"{ms}-{n}", body)
-        calls = [fcall(project, "contex1_decide", kinds, *arguments)]
+        if not decisions:
+            return await self._client.attempt(project, "contex1_decide", kinds, *arguments)
+        calls = [fcall(project, "contex2_decide", kinds, *arguments)]
         for shard, decided in decisions.items() if commit else ():
             for kinds_of, of in sending_calls(self._settings, decided.sendings):
                 noted = shard, decided.epoch, *of
                 calls.append(
                     fcall(project, "contex1_sending_decided", ("deciding", *kinds_of), *noted)
                 )
-        done, *_ = await self._client.run(project, *calls)
+        (done, *lost), *_ = await self._client.run(project, *calls)
+        if lost:
+            agent_id, place, last = (part.decode() for part in lost)
+            log.error(
+                "decision_out_of_order",
+                project=project,
+                agent_id=agent_id,
+                place=place,
+                last=last,
+                lost=bool(done),
+            )
+            if not done:
+                raise OutOfOrder(f"{place} is decided after {last} for {agent_id}")
         return bool(done)
 
     async def numbers(self, project: str, count: int) -> int:

@@ -8,7 +8,8 @@
 --                   agent that has not caught up with its shard. "numbers" -> how many are given out.
 --                   "t<agent>" -> "<id> <summed up> <dropped>": its inbox is trimmed up to the id, and
 --                   how many deliveries that it had not acknowledged by then were replaced by later
---                   ones of their datum, and how many were of no datum
+--                   ones of their datum, and how many were of no datum. "l<agent>" -> the id up to
+--                   which entries of its inbox are let go of that come out of order
 --   decided         hash: agent -> what decides for it at its position; '' if nothing does yet
 --   inbox:<agent>   stream: what was decided to be sent to it; see `inbox_id`
 --   base:<agent>    stream: of what was trimmed off its inbox, the latest entry of each data key
@@ -85,6 +86,7 @@ local function leaves(keys, id)
     return true
   end
   redis.call('HDEL', keys[2], id)
+  redis.call('HDEL', keys[1], 'l' .. id)
   -- What was decided after the agent had gone is kept for as long as its journal.
   local own = string.sub(keys[1], 1, -9)
   local left = redis.call('PTTL', own .. 'journal:' .. id)
@@ -105,8 +107,15 @@ local function begins(keys, id, own, anew)
   local own_n = tonumber(string.match(own, '%d+$'))
   if tonumber(last) > ms or tonumber(last) == ms and tonumber(n) >= (own_n + 1) * 1048576 then
     redis.call('DEL', inbox, string.sub(keys[1], 1, -9) .. 'base:' .. id)
-    redis.call('HDEL', keys[1], 't' .. id)
+    redis.call('HDEL', keys[1], 't' .. id, 'l' .. id)
   end
+end
+
+-- Whether an inbox that has later entries has, or had, the one of an id.
+local function has_entry(keys, inbox, id, place)
+  if redis.call('XRANGE', inbox, place, place)[1] then return true end
+  local trimmed = redis.call('HGET', keys[1], 't' .. id)
+  return trimmed and not is_after(place, string.match(trimmed, '^%S+'))
 end
 
 -- Notes decisions: fills inboxes, and with what goes with them commits them. Filling is repeated
@@ -120,14 +129,17 @@ end
 --       inbox begins anew); number of needs,
 --       then for each: its name in the activity, how many deliveries;
 --       then for each inbox: agent, number of entries, and for each: id, entry
--- Returns 1, or 0 if a shard has another owner by now, in which case nothing was done.
-local function decide(keys, args)
+-- Returns {1}, or {0} if a shard has another owner by now, in which case nothing was done. With
+-- `in_order`, if an entry comes before others of its inbox and is not there: {0, agent, its id, the
+-- last id}, and nothing is committed. Deciding anew may put that right. If it comes again, it is let
+-- go of: {1, agent, its id, the last id} of the first.
+local function note_decisions(keys, args, in_order)
   local shards, at = tonumber(args[1]), 2
   local plan = {}
   for s = 1, shards do
     local name, epoch = args[at], args[at + 1]
     local held = redis.call('HGET', keys[1], 's' .. name)
-    if not held or string.match(held, '^%d+') ~= epoch then return 0 end
+    if not held or string.match(held, '^%d+') ~= epoch then return { 0 } end
     local data = tonumber(args[at + 4])
     plan[s] = { name = name, epoch = epoch, position = args[at + 2], owner = args[at + 3],
                 first = at + 5, data = data }
@@ -140,7 +152,7 @@ local function decide(keys, args)
     counts[args[i]] = (counts[args[i]] or 0) + tonumber(args[i + 1])
   end
   at = at + 1 + 2 * tonumber(args[at])
-  local told, key = {}, 2 + shards
+  local told, key, done = {}, 2 + shards, { 1 }
   while at <= #args do
     local id, count = args[at], tonumber(args[at + 1])
     key = key + 1
@@ -149,6 +161,14 @@ local function decide(keys, args)
       local added = redis.pcall('XADD', keys[key], args[at], 'd', args[at + 1])
       if type(added) == 'table' and added.err and not string.find(added.err, 'equal or smaller', 1, true) then
         return redis.error_reply(added.err)
+      end
+      if in_order and type(added) == 'table' and added.err and not has_entry(keys, keys[key], id, args[at]) then
+        local given_up, last = redis.call('HGET', keys[1], 'l' .. id), tail_of(keys[key])
+        if not given_up or is_after(args[at], given_up) then
+          redis.call('HSET', keys[1], 'l' .. id, last)
+          return { 0, id, args[at], last }
+        end
+        if not done[2] then done = { 1, id, args[at], last } end
       end
       at = at + 2
     end
@@ -198,7 +218,18 @@ local function decide(keys, args)
     if #told > TOLD then told = {} end
     redis.pcall('SPUBLISH', channel, table.concat({ '!' .. name, unpack(told) }, ' '))
   end
-  return 1
+  return done
+end
+
+local function decide_in_order(keys, args)
+  return note_decisions(keys, args, true)
+end
+
+-- The same as servers call it that are not told of the order; also what an import stages, which has
+-- been checked. Returns 1 or 0.
+local function decide(keys, args)
+  local done = note_decisions(keys, args, false)
+  return done.err and done or done[1]
 end
 
 -- Whether a process still decides for a shard.
@@ -339,6 +370,7 @@ end
 
 redis.register_function('contex1_take_shards', take_shards)
 redis.register_function('contex1_decide', decide)
+redis.register_function('contex2_decide', decide_in_order)
 redis.register_function('contex1_fill_base', fill_base)
 redis.register_function('contex1_trim_inbox', trim_inbox)
 redis.register_function{ function_name = 'contex1_inbox_end', callback = untrimmed_end, flags = { 'no-writes' } }
