@@ -407,12 +407,14 @@ class InboxReader:
         id, or nobody's, or lacks the part of the past that the agent asked for since.
 
         Where a reader begins before the inbox, deciders first have to come to a place: it may have
-        been asked for that past.
+        been asked for that past. Likewise where an earlier past was asked for than the inbox has:
+        then what it has is to be replaced.
 
         Raises:
             ContexError: AGENT_NOT_FOUND: it is a later agent's by now, or there is no such agent.
         """
-        subscriber = await self.subscriber(project, agent_id)
+        standing = await self.store.standing(project, agent_id)
+        subscriber, asked = _subscriber(standing), standing.asked
         if subscriber is None:
             if await self._is_unregistered(project, agent_id):
                 raise agent_not_found(project, agent_id)
@@ -421,7 +423,8 @@ class InboxReader:
             raise agent_not_found(project, agent_id)
         if subscriber.agent.registered_ms != registered_ms:
             return False
-        if event_of(position) >= subscriber.begin:
+        begin = subscriber.begin
+        if event_of(position) >= begin and (asked is None or asked >= begin):
             return True
         return inbox_id((await self.store.inbox_end(project, agent_id)).position) >= until
 

@@ -145,12 +145,15 @@ class Standing(NamedTuple):
         position: Its own, behind that of its shard; None: that of its shard.
         trimmed: What its inbox has let go of; only read.
         anew: Its inbox begins anew; only written.
+        asked: The earliest event after which it has asked for the past since it was registered;
+            only read. Its inbox begins there once that is decided.
     """
 
     record: bytes | None
     position: Sequence | None = None
     trimmed: Trimmed = Trimmed()
     anew: bool = False
+    asked: Sequence | None = None
 
 
 class InboxPart(NamedTuple):

@@ -540,3 +540,30 @@ async def test_a_stream_misses_nothing_that_was_not_handed_over(
     await word_api.publish(event("two", b'"beta"'))
     await stream.count(2)
     assert stream.keys == ["one", "two"]
+
+
+async def test_a_stream_waits_until_the_past_is_decided_that_was_asked_for_before(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the inbox has until then is going to be replaced."""
+    decides = asyncio.Event()
+
+    async def begin(*args: Any) -> Any:
+        await decides.wait()
+        return await begins(*args)
+
+    begins = Changes._begins
+    monkeypatch.setattr(Changes, "_begins", begin)
+    decides.set()
+    (place,) = await word_api.publish(event("one", b'"beta"'))
+    await word_api.register("a", "alpha", last_seen_sequence=place)
+    await word_api.publish(event("two", b'"alpha"'))
+    await (await word_api.listen("a", after_sequence=place).live()).count(1)
+    decides.clear()
+    await word_api.register("a", "beta", last_seen_sequence="0")
+    answer = await word_api.register("a", "beta", last_seen_sequence=place)
+    stream = await word_api.listen("a", cursor=answer.cursor).quiet()
+    decides.set()
+    await word_api.publish(event("three", b'"beta"'))
+    await stream.count(1)
+    assert [(t.kind, t.data_key) for t in all_told(stream)] == [("MATCHED", "three")]

@@ -140,7 +140,7 @@ class RedisInboxes(Facet, InboxStore):
             for pair in holders.items():
                 arguments += pair
             if commit:
-                for agent_id, (record, position, _, anew) in decided.agents.items():
+                for agent_id, (record, position, _, anew, _) in decided.agents.items():
                     own = "" if position is None else f"{'!' * anew}{position}"
                     agents += (agent_id, b"-" if record is None else record, own)
         counts = [
@@ -415,14 +415,15 @@ def _end(reply: Any) -> InboxEnd:
 def _asks_standing(project: str, agent_id: str) -> tuple[Command, Command]:
     return (
         ("HGET", key(project, "decided"), agent_id),
-        ("HMGET", key(project, "deciding"), f"a{agent_id}", f"t{agent_id}"),
+        ("HMGET", key(project, "deciding"), f"a{agent_id}", f"t{agent_id}", f"f{agent_id}"),
     )
 
 
 def _standing(record: bytes | None, of_agent: list[bytes | None]) -> Standing:
-    own, trimmed = of_agent
+    own, trimmed, asked = of_agent
     position = None if own is None else parse_sequence(own)
-    return Standing(record or b"", position, _trimmed(trimmed))
+    asked_for = None if asked is None else parse_sequence(asked)
+    return Standing(record or b"", position, _trimmed(trimmed), asked=asked_for)
 
 
 def _trimmed(stored: bytes | None) -> Trimmed:

@@ -336,6 +336,7 @@ local function agent(keys, args)
     redis.call('DEL', a.sent)
     redis.call('HDEL', own .. 'places', id)
     redis.call('HDEL', own .. 'contacts', id)
+    redis.call('HDEL', own .. 'deciding', 'f' .. id)
     drop_lease(own, id)
     if limits.retention_ms > 0 then
       redis.call('PEXPIRE', own .. 'inbox:' .. id, limits.retention_ms)
@@ -348,6 +349,10 @@ local function agent(keys, args)
   redis.call('HSET', a.agents, id, new)
   if cursor ~= '' then
     redis.call('HSET', a.cursors, id, cursor)
+    local asked = redis.call('HGET', own .. 'deciding', 'f' .. id)
+    if not asked or is_after(asked, cursor) then
+      redis.call('HSET', own .. 'deciding', 'f' .. id, cursor)
+    end
   elseif redis.call('HSETNX', a.cursors, id, sequence) == 1 then
     cursor = sequence
   else

@@ -8,7 +8,8 @@
 --                   agent that has not caught up with its shard. "numbers" -> how many are given out.
 --                   "t<agent>" -> "<id> <summed up> <dropped>": its inbox is trimmed up to the id, and
 --                   how many deliveries that it had not acknowledged by then were replaced by later
---                   ones of their datum, and how many were of no datum. "l<agent>" -> the id up to
+--                   ones of their datum, and how many were of no datum. "f<agent>" -> the earliest
+--                   place from which a registered agent has asked for the past. "l<agent>" -> the id up to
 --                   which entries of its inbox are let go of that come out of order
 --   decided         hash: agent -> what decides for it at its position; '' if nothing does yet
 --   inbox:<agent>   stream: what was decided to be sent to it; see `inbox_id`
