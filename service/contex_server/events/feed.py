@@ -46,8 +46,8 @@ class Delivery:
             `contex.v1.MatchedEvent`.
         instead: What is sent instead of the event, as a message of its own: an agent's registration
             from here on, or that deliveries are left out.
-        rendered: If several agents' feeds share it: the messages that have nothing else, by format
-            and position. None if they don't.
+        rendered: If several agents' feeds share it: the messages that begin with it, by format,
+            position and what else they have. None if they don't.
     """
 
     sequence: Sequence

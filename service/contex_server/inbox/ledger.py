@@ -117,16 +117,12 @@ class Ledger:
 
     async def read_holders(self, draft: Draft, names: Iterable[str], shards: Iterable[int]) -> None:
         """Reads into a draft who was sent some data."""
-        names = list(names)
-
-        async def read(shard: int) -> None:
-            stored = await self.store.holders(self.project, shard, names)
+        stored = await self.store.holders(self.project, shards, names)
+        for shard, held in stored.items():
             data = draft.holders.setdefault(shard, {})
-            for name, packed in stored.items():
+            for name, packed in held.items():
                 if name not in data:
                     data[name] = unpack_holders(packed)
-
-        await asyncio.gather(*map(read, shards))
 
     async def all_holders(self, shard: int) -> AsyncIterator[tuple[str, Holders]]:
         """All data that agents of a shard were sent."""

@@ -343,9 +343,9 @@ class DeliveryVerification:
     ) -> dict[str, Holding]:
         """What an agent is known to hold of some data."""
         shard = shard_of(subscriber.agent.agent_id)
-        stored = await self.reader.store.holders(project, shard, names)
+        stored = await self.reader.store.holders(project, [shard], names)
         found: dict[str, Holding] = {}
-        for name, packed in stored.items():
+        for name, packed in stored[shard].items():
             holding = unpack_holders(packed).get(subscriber.number)
             if holding is not None:
                 found[name] = holding

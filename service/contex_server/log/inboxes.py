@@ -269,8 +269,10 @@ class InboxStore(Protocol):
     async def standing(self, project: str, agent_id: str) -> Standing:
         """What decides for one agent; b"" if nothing does."""
 
-    async def holders(self, project: str, shard: int, data_keys: Iterable[str]) -> dict[str, bytes]:
-        """What is known of who was sent some data."""
+    async def holders(
+        self, project: str, shards: Iterable[int], data_keys: Iterable[str]
+    ) -> dict[int, dict[str, bytes]]:
+        """What is known of who was sent some data, by shard and data key."""
 
     def all_holders(self, project: str, shard: int) -> AsyncIterator[dict[str, bytes]]:
         """The same of all data, in chunks."""

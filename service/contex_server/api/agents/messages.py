@@ -107,9 +107,11 @@ def listen_responses(
     if chunk is None:
         return [(None, wire.bare_response(project, message, inbox=True))]
     if form not in chunk.parts:
-        # Agents with the same needs are sent the same.
-        shared = chunk.deliveries[0].rendered if len(chunk.deliveries) == 1 else None
-        key = form, chunk.position, getattr(chunk.position, "proof", b"")
+        # Agents with the same needs are sent the same. What is kept keeps these deliveries, so that
+        # no others are at their addresses.
+        shared = chunk.deliveries[0].rendered if chunk.deliveries else None
+        proof = getattr(chunk.position, "proof", b"")
+        key = form, chunk.position, proof, *map(id, chunk.deliveries[1:])
         parts = None if shared is None else shared.get(key)
         if parts is None:
             parts = list(_parts(project, chunk, form, room, cursor))

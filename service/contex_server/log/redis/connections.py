@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import hiredis
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import ConnectionPool
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.asyncio.retry import Retry
@@ -72,6 +72,44 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+class _Pool:
+    """The connections to a server that nobody uses just now; the one used last is taken first.
+
+    Taking one from redis-py's pool costs as much as a command with its reply.
+    """
+
+    def __init__(self, of: ConnectionPool) -> None:
+        self._of = of
+        self._idle: list[AbstractConnection] = []
+
+    def new(self) -> AbstractConnection:
+        """A connection that is yet to be opened."""
+        connection: AbstractConnection = self._of.make_connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    async def take(self) -> AbstractConnection | None:
+        """One that is open; None if there is none."""
+        while self._idle:
+            connection = self._idle.pop()
+            with suppress(*STORE_ERRORS):
+                # One that says something unasked was closed, or is not in step.
+                if connection.is_connected and not await connection.can_read():
+                    return connection
+            await connection.disconnect(nowait=True)
+        return None
+
+    def give_back(self, connection: AbstractConnection) -> None:
+        """Lets others have a connection."""
+        if connection.is_connected:
+            self._idle.append(connection)
+
+    async def close(self) -> None:
+        """Closes what nobody uses."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.disconnect(nowait=True)
+
+
 class Connections:
     """Connections to the servers of a store: to one, or to those that somebody names.
 
@@ -89,7 +127,7 @@ class Connections:
     def __init__(self, max_connections: int, patience_s: float) -> None:
         self._max_connections = max_connections
         self._patience_s = patience_s
-        self._pools: dict[str, BlockingConnectionPool] = {}
+        self._pools: dict[str, _Pool] = {}
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._worked = time.monotonic()
         """When a leased connection was given back that worked."""
@@ -104,15 +142,12 @@ class Connections:
         """Names the server that holds a bucket, and how to connect to it."""
         raise NotImplementedError
 
-    async def _pool_of(self, bucket: int) -> BlockingConnectionPool:
+    async def _pool_of(self, bucket: int) -> _Pool:
         """The pool of connections to the server that holds the bucket."""
         name, kind, options = await self._target(bucket)
         if name not in self._pools:
-            self._pools[name] = BlockingConnectionPool(
-                connection_class=kind,
-                max_connections=self._max_connections,
-                timeout=TIMEOUT_S,
-                **{**options, **_OPTIONS},
+            self._pools[name] = _Pool(
+                ConnectionPool(connection_class=kind, **{**options, **_OPTIONS})
             )
         return self._pools[name]
 
@@ -128,11 +163,16 @@ class Connections:
             patient: Whether it is waited for in an outage that has just begun.
         """
 
-        async def get() -> tuple[BlockingConnectionPool, AbstractConnection]:
+        async def get() -> tuple[_Pool, AbstractConnection]:
             pool = await self._pool_of(bucket)
-            return pool, await pool.get_connection()  # type: ignore[no-untyped-call]
+            connection = await pool.take()
+            if connection is None:
+                connection = await _opened(pool.new())
+            return pool, connection
 
-        async with self._turn(bucket):
+        turns = self._turns.setdefault(self.node(bucket), asyncio.Semaphore(self._max_connections))
+        await self._turn(turns)
+        try:
             pool, connection = await self._opened(bucket, get, patient=patient)
             try:
                 yield connection
@@ -143,41 +183,31 @@ class Connections:
                 await connection.disconnect(nowait=True)
                 raise
             finally:
-                await pool.release(connection)
+                pool.give_back(connection)
+        finally:
+            turns.release()
 
-    @asynccontextmanager
-    async def _turn(self, bucket: int) -> AsyncIterator[None]:
-        """One of the turns that there are with leased connections of a server.
+    async def _turn(self, turns: asyncio.Semaphore) -> None:
+        """Waits for one of the turns that there are with leased connections of a server.
 
         Raises:
             TimeoutError: Nobody's commands have worked for so long.
         """
-        turns = self._turns.setdefault(self.node(bucket), asyncio.Semaphore(self._max_connections))
-        while True:
+        while turns.locked():
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     await turns.acquire()
-                break
+                return
             except TimeoutError:
                 if time.monotonic() > self._worked + TIMEOUT_S:
                     raise
-        try:
-            yield
-        finally:
-            turns.release()
+        await turns.acquire()
 
     async def open(self, bucket: int) -> AbstractConnection:
         """A connection of the caller's own, to be closed by it."""
 
         async def get() -> AbstractConnection:
-            pool = await self._pool_of(bucket)
-            connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
-            try:
-                await connection.connect()  # type: ignore[no-untyped-call]
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
-            return connection
+            return await _opened((await self._pool_of(bucket)).new())
 
         return await self._opened(bucket, get, patient=True)
 
@@ -211,7 +241,7 @@ class Connections:
         """Looks again who holds what."""
         self.generation += 1
         for pool in self._pools.values():
-            await pool.disconnect(inuse_connections=False)
+            await pool.close()
 
     async def translated(self, error: Exception) -> ContexError:
         """The domain's error for one of the store; looks again who holds what if it says so."""
@@ -222,17 +252,17 @@ class Connections:
     async def close(self) -> None:
         """Closes the leased connections."""
         for pool in self._pools.values():
-            await pool.disconnect()
+            await pool.close()
 
 
 class _Single(Connections):
     """One server, always the same."""
 
-    def __init__(self, pool: BlockingConnectionPool, patience_s: float) -> None:
+    def __init__(self, pool: ConnectionPool, patience_s: float) -> None:
         super().__init__(pool.max_connections, patience_s)
-        self._pools[""] = pool
+        self._pools[""] = _Pool(pool)
 
-    async def _pool_of(self, bucket: int) -> BlockingConnectionPool:
+    async def _pool_of(self, bucket: int) -> _Pool:
         return self._pools[""]
 
 
@@ -353,9 +383,7 @@ def connect(
             _check_socket(parts)
         else:
             _host(parts.netloc.rpartition("@")[2], 6379)
-        pool = BlockingConnectionPool.from_url(
-            url, max_connections=max_connections, timeout=TIMEOUT_S, **_OPTIONS
-        )
+        pool = ConnectionPool.from_url(url, max_connections=max_connections, **_OPTIONS)
         try:
             pool.make_connection()  # type: ignore[no-untyped-call]  # Opens nothing.
         except TypeError as error:  # "… got an unexpected keyword argument 'name'"
@@ -477,6 +505,15 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
             "a password as %2F, %3F or %23"
         ) from None
     return parts.hostname or "localhost", default_port if port is None else port
+
+
+async def _opened(connection: AbstractConnection) -> AbstractConnection:
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
 
 
 async def execute(connection: AbstractConnection, *commands: Command) -> list[Any]:

@@ -95,12 +95,18 @@ class RedisInboxes(Facet, InboxStore):
     async def standing(self, project: str, agent_id: str) -> Standing:
         return _standing(*await self._client.run(project, *_asks_standing(project, agent_id)))
 
-    async def holders(self, project: str, shard: int, data_keys: Iterable[str]) -> dict[str, bytes]:
-        keys = list(data_keys)
+    async def holders(
+        self, project: str, shards: Iterable[int], data_keys: Iterable[str]
+    ) -> dict[int, dict[str, bytes]]:
+        asked, keys = list(shards), list(data_keys)
         if not keys:
-            return {}
-        held = await self._client.command(project, "HMGET", f"holders:{shard}", *keys)
-        return {name: value for name, value in zip(keys, held, strict=True) if value is not None}
+            return {shard: {} for shard in asked}
+        commands = [("HMGET", f"holders:{shard}", *keys) for shard in asked]
+        replies = await self._client.commands(project, *commands)
+        return {
+            shard: {name: held for name, held in zip(keys, reply, strict=True) if held is not None}
+            for shard, reply in zip(asked, replies, strict=True)
+        }
 
     async def all_holders(self, project: str, shard: int) -> AsyncIterator[dict[str, bytes]]:
         async for chunk in self._client.scan(project, f"holders:{shard}", _SCANNED):
