@@ -47,6 +47,8 @@ from contex_server.match.index import Index
 from contex_server.matching.agent_needs import MatchesByAgent
 from contex_server.matching.rules import is_absolute
 
+_INLINE_PAIRS = 64
+"""Events times needs that are matched without a thread: that is woken for less than it costs."""
 _STANDINGS_S = 0.5
 """How often it is noted where the members of a pass behind the live one stand."""
 
@@ -235,10 +237,12 @@ class SpanDecider:
             engine.encode_events(index, compared),
             ledger.read_holders(draft, names, ledger.shards if shards is None else shards),
         )
-        with RIGHT_OF_WAY.taken():
-            matched = await engine.work(
-                index.match if moves else index.match_only, events, encodings
-            )
+        match = index.match if moves else index.match_only
+        if index.needs.needs * len(events) <= _INLINE_PAIRS and not moves:
+            matched = match(events, encodings)
+        else:
+            with RIGHT_OF_WAY.taken():
+                matched = await engine.work(match, events, encodings)
         as_of = events[-1].sequence if way.live else self.live_position
         version = await ledger.version(index, chain.from_iterable(map(_all_of, matched)), as_of)
         slices = Slices()

@@ -182,7 +182,7 @@ async def listen_asking_for_the_log(scene: Scene) -> None:
 
 @phase
 async def listen_reading_the_inbox(scene: Scene) -> None:
-    reached = scene.block("inbox", scene.server.rooms.storage.store.inboxes)
+    reached = scene.block("inbox_part", scene.server.rooms.storage.store.inboxes)
     scene.listen(after_sequence="0")
     await reached.wait()
 
@@ -338,6 +338,7 @@ def left_behind(server: Server, before: set[asyncio.Task[Any]]) -> dict[str, Any
         "matchers": len(pool),
         "closing": [*hub._closing, *pool._closing],
         "wakers": len(server.drain._wakers),
+        "read": server.rooms.storage.log.reading.held,
         "tasks": [t for t in asyncio.all_tasks() - before if not t.done() and not _accepts(t)],
     }
     return {name: what for name, what in left.items() if what}
