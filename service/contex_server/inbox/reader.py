@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import compress
+from operator import attrgetter
 from typing import NamedTuple
 
 from cachetools import LRUCache
@@ -17,7 +18,7 @@ from contex_server.inbox import wire
 from contex_server.inbox.entry import Decision, Head, Version, decode, is_of_datum, read
 from contex_server.inbox.subscriber import Subscriber, decode_subscriber
 from contex_server.kernel import event_codec
-from contex_server.kernel.byte_budget import NO_SHARE, Share
+from contex_server.kernel.byte_budget import NO_SHARE, Share, give_up
 from contex_server.kernel.errors import agent_not_found
 from contex_server.kernel.inbox_ids import (
     decided_upto,
@@ -498,10 +499,7 @@ class InboxReader:
                         ahead = asyncio.create_task(read(position, count, latest))
             finally:
                 share.give_back()
-                ahead.cancel()
-                await asyncio.gather(ahead, return_exceptions=True)
-                if not ahead.cancelled() and ahead.exception() is None:
-                    ahead.result().share.give_back()
+                await give_up(ahead, attrgetter("share"))
 
         async def check(position: Sequence) -> None:
             bounds = await self.log.bounds(project)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import inf
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Share:
@@ -163,3 +166,16 @@ class ByteBudget:
 
 NO_SHARE = Share(ByteBudget(0), 0)
 """Of nothing."""
+
+
+async def give_up(task: asyncio.Task[T], share_of: Callable[[T], Share]) -> None:
+    """Cancels a task that returns something with a share, which is given back in any case: also if
+    the task has ended, and if this is cancelled itself."""
+
+    def give_back(done: asyncio.Task[T]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            share_of(done.result()).give_back()
+
+    task.add_done_callback(give_back)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from operator import itemgetter
 from typing import NamedTuple
 
 from contex_server.kernel import event_codec
-from contex_server.kernel.byte_budget import NO_SHARE, Share
+from contex_server.kernel.byte_budget import NO_SHARE, Share, give_up
 from contex_server.kernel.errors import ContexError, Reason, log_changed
 from contex_server.kernel.model import (
     BEGINNING,
@@ -123,10 +124,7 @@ async def pages(
                 yield Page(entries, last=False)
     finally:
         share.give_back()
-        ahead.cancel()
-        await asyncio.gather(ahead, return_exceptions=True)
-        if not ahead.cancelled() and ahead.exception() is None:
-            ahead.result()[-1].give_back()
+        await give_up(ahead, itemgetter(-1))
 
 
 def check_readable(bounds: Bounds, position: Sequence) -> None:
