@@ -512,10 +512,11 @@ local function sending(keys, args)
     -- The streams of a project that was deleted end after its journals.
     if redis.call('HEXISTS', a.agents, args[at]) == 1
         and not (args[3] == 'R' and is_noted(a, 's', line)) then
-      begin(a, args[at], limits)
-      local highest = redis.call('HGET', a.sent, HIGHEST) or '0-0'
+      local since, highest = unpack(redis.call('HMGET', a.sent, COUNTER, HIGHEST))
+      since, highest = prepare(a, args[at], limits, tonumber(since or 0)), highest or '0-0'
       redis.call('XADD', a.journal, '*', 's', line .. highest)
-      if is_after(args[at + 3], highest) then redis.call('HSET', a.sent, HIGHEST, args[at + 3]) end
+      local upto = is_after(args[at + 3], highest) and args[at + 3] or highest
+      redis.call('HSET', a.sent, COUNTER, since, HIGHEST, upto)
     end
   end
   return 1
