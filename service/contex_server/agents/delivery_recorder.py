@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,7 +17,6 @@ from uuid import uuid4
 
 import structlog
 
-from contex_server.events.feed import Chunk
 from contex_server.events.stream import Kind
 from contex_server.inbox.hub import Sender
 from contex_server.kernel.backoff import Backoff
@@ -173,18 +173,18 @@ class StreamRecorder:
             self.recorder.tasks.add(task)
             task.add_done_callback(self.recorder.tasks.discard)
 
-    async def sending(self, chunk: Chunk) -> None:
-        """Records what is about to be sent; waits while the store is away."""
+    async def sending(self, places: SequenceOf[Sequence]) -> None:
+        """Records what is about to be sent in a message; waits while the store is away."""
         sender = self.sender
         sender.sending_since = asyncio.get_running_loop().time()
-        if not self.recorder.enabled or not chunk.deliveries:
+        if not self.recorder.enabled or not places:
             return
-        upto = chunk.deliveries[-1].sequence
+        upto = places[-1]
         if upto <= sender.noted:
             return
         spans = [(sender.noted, upto)]
         if self.apart:
-            spans = [(delivery.sequence.prev(), delivery.sequence) for delivery in chunk.deliveries]
+            spans = [(place.prev(), place) for place in places]
         sendings = [Sending(self.agent_id, sender.stream_id, *span) for span in spans]
         backoff = Backoff(*_BACKOFF_S)
         while True:

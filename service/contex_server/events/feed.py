@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError
@@ -22,6 +22,9 @@ from contex_server.kernel.inbox_ids import entry_of
 from contex_server.kernel.model import Agent, Change, Entry, Event, Match, Proven, Sequence
 
 _SHARED_CHUNKS = 8
+
+Part = tuple[SequenceOf[Sequence], bytes]
+"""The places of the deliveries that a message carries, and its bytes."""
 
 
 class Resync(NamedTuple):
@@ -57,9 +60,17 @@ class Delivery:
     change: Change | None = None
     told: bytes = b""
     instead: Agent | Resync | None = None
-    rendered: dict[Any, Any] | None = None
+    rendered: dict[Hashable, list[Part]] | None = None
     _size: int = field(default=0, init=False)
     _position: Sequence | None = field(default=None, init=False)
+
+    def keep(self, name: Hashable, parts: list[Part]) -> None:
+        """Keeps messages that begin with this for other feeds, if it is shared; a few at most.
+
+        Neither they nor their name may refer to it: it would stay in memory.
+        """
+        if self.rendered is not None and len(self.rendered) < _SHARED_CHUNKS:
+            self.rendered[name] = parts
 
     @property
     def position(self) -> Sequence:
@@ -95,13 +106,14 @@ class Chunk:
             alone in its chunk.
         position: Everything up to here has been delivered, with this chunk.
         rendered: The message's bytes, rendered on first use.
-        parts: In an agent's feed, by format: the messages that it makes, with what each carries.
+        parts: In an agent's feed, by format: the messages that it makes, each with the places of
+            what it carries. Nothing in them refers to the chunk: it would stay in memory.
     """
 
     deliveries: SequenceOf[Delivery]
     position: Sequence
     rendered: bytes | None = None
-    parts: dict[int, list[tuple[Chunk, bytes]]] = field(default_factory=dict)
+    parts: dict[int, list[Part]] = field(default_factory=dict)
 
     @property
     def instead(self) -> Agent | Resync | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sys import getrefcount
+
 from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
 from contex_server.api.agents.messages import listen_responses
 from contex_server.api.events.servicer import subscribe_response
@@ -78,9 +80,8 @@ def test_matches_travel_with_their_event() -> None:
     chunk = Chunk([Delivery(Sequence(7, 1), entry(7, 1, event), (match,))], Sequence(9, 0))
     message = Message(Kind.EVENTS, chunk.position, chunk)
     room = BatchRoom(1_000, 1_000)
-    ((part, raw),) = listen_responses("p", message, ContextFormat.UNSPECIFIED, room, BEGINNING)
-    assert part is not None
-    assert part.deliveries == chunk.deliveries
+    ((places, raw),) = listen_responses("p", message, ContextFormat.UNSPECIFIED, room, BEGINNING)
+    assert places == [(7, 1)]
     (matched,) = agent_service_pb2.ListenResponse.FromString(raw).events.events
     assert matched.event.sequence == "7-1"
     assert matched.event.payload == event.payload
@@ -93,6 +94,22 @@ def test_matches_travel_with_their_event() -> None:
     assert (parts.background_mean, parts.background_deviation) == (0.0625, 0.03125)
     assert (parts.background_passages, parts.background_sequence) == (7, "7-0")
     assert parts.scorer == "scorer"
+
+
+def test_what_was_sent_goes_with_its_last_reader() -> None:
+    body = event_pb2.Event(data_key="k", payload=b"x" * 300)
+    deliveries = [Delivery(Sequence(7, n), entry(7, n, body), rendered={}) for n in (1, 2)]
+    chunk = Chunk(deliveries, Sequence(9, 0))
+    held = getrefcount(chunk), getrefcount(deliveries[0])
+    room = BatchRoom(1_000, 1_000)
+    told = []
+    for shared in (chunk, Chunk(deliveries, Sequence(9, 0))):
+        message = Message(Kind.EVENTS, chunk.position, shared)
+        told += listen_responses("p", message, ContextFormat.UNSPECIFIED, room, BEGINNING)
+    assert told[0][1] is told[1][1]  # Made once.
+    del message, shared
+    # Without waiting for the garbage collector, which comes late: these are few, but may be large.
+    assert (getrefcount(chunk), getrefcount(deliveries[0])) == held
 
 
 def test_what_is_written_out_is_split_and_cut() -> None:
@@ -109,7 +126,7 @@ def test_what_is_written_out_is_split_and_cut() -> None:
     assert [r.events.events[0].context_omitted for r in read] == [False, False, True]
     positions = [decode_position(Token.CURSOR, "p", r.cursor, "cursor") for r in read]
     assert positions == [(1, 0), (2, 0), (9, 0)]
-    assert [part.position for part, _ in parts if part is not None] == positions
+    assert [places for places, _ in parts] == [[(1, 0)], [(2, 0)], [(3, 0)]]
     assert (
         listen_responses("p", message, ContextFormat.JSON, BatchRoom(400, 1_000), BEGINNING)
         == parts

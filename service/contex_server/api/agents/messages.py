@@ -20,7 +20,7 @@ from contex_server.api.shared import wire
 from contex_server.api.shared.convert import convert
 from contex_server.api.shared.cursors import Token
 from contex_server.api.state.messages import moment_message
-from contex_server.events.feed import Chunk
+from contex_server.events.feed import Chunk, Part
 from contex_server.events.stream import Message
 from contex_server.inbox.progress import AgentProgress
 from contex_server.kernel.model import BEGINNING, Agent, EventFilter, Need, Sequence
@@ -97,33 +97,32 @@ def _filter_message(wanted: EventFilter) -> event_pb2.EventFilter:
 
 def listen_responses(
     project: str, message: Message, form: ContextFormat, room: BatchRoom, cursor: Sequence
-) -> list[tuple[Chunk | None, bytes]]:
-    """Serialised ListenResponses, each with the events that it carries.
+) -> list[Part]:
+    """Serialised ListenResponses, each with the places of the deliveries that it carries.
 
     They are several if one would be too large with what is written out. `cursor` is what the agent
     has acknowledged, as a change of its registration tells.
     """
     chunk = message.chunk
     if chunk is None:
-        return [(None, wire.bare_response(project, message, inbox=True))]
+        return [((), wire.bare_response(project, message, inbox=True))]
     if form not in chunk.parts:
-        # Agents with the same needs are sent the same. What is kept keeps these deliveries, so that
-        # no others are at their addresses.
-        shared = chunk.deliveries[0].rendered if chunk.deliveries else None
-        proof = getattr(chunk.position, "proof", b"")
-        key = form, chunk.position, proof, *map(id, chunk.deliveries[1:])
-        parts = None if shared is None else shared.get(key)
+        # Agents with the same needs are sent the same.
+        first, *others = chunk.deliveries or (None,)
+        shared = first if first is not None and first.instead is None else None
+        name = form, chunk.position, getattr(chunk.position, "proof", b""), *others
+        parts = shared.rendered.get(name) if shared is not None and shared.rendered else None
         if parts is None:
             parts = list(_parts(project, chunk, form, room, cursor))
-            if shared is not None and chunk.instead is None:
-                shared[key] = parts
+            if shared is not None:
+                shared.keep(name, parts)
         chunk.parts[form] = parts
     return [*chunk.parts[form]]
 
 
 def _parts(
     project: str, chunk: Chunk, form: ContextFormat, room: BatchRoom, cursor: Sequence
-) -> Iterator[tuple[Chunk, bytes]]:
+) -> Iterator[Part]:
     kind, batches = wire.RESPONSE_EVENTS, match_messages.matched_batches(chunk, form, room)
     if isinstance(chunk.instead, Agent):
         kind = wire.RESPONSE_NEEDS_CHANGED
@@ -135,7 +134,8 @@ def _parts(
         resync = pb.Resync(superseded_count=superseded, dropped_count=dropped)
         batches = iter([(Chunk([], chunk.position), resync.SerializeToString())])
     for part, content in batches:
-        yield part, wire.response(project, kind, content, part.position, Token.INBOX)
+        places = [delivery.sequence for delivery in part.deliveries]
+        yield places, wire.response(project, kind, content, part.position, Token.INBOX)
 
 
 def context_message(context: AgentContext) -> pb.GetAgentContextResponse:

@@ -16,7 +16,7 @@ from contex_server.api.match.messages import BatchRoom, answered, batch_room
 from contex_server.api.shared import cursors, fields, ranges
 from contex_server.api.shared.cursors import Token
 from contex_server.api.shared.servicer import Servicer
-from contex_server.events.feed import Chunk
+from contex_server.events.feed import Part
 from contex_server.events.stream import Message, stream
 from contex_server.inbox.progress import Passing
 from contex_server.kernel.call import Call
@@ -164,9 +164,9 @@ class AgentServicer(Servicer):
                 with self._rooms.events.presence.listener(call.project):
                     async with aclosing(source):
                         async for message in source:
-                            for part, response in await self._responses(call, message, form, room):
-                                if part is not None:
-                                    await record.sending(part)
+                            parts = await self._responses(call, message, form, room)
+                            for places, response in parts:
+                                await record.sending(places)
                                 await call.write(response)
                             record.sent(message.kind)
             finally:
@@ -174,7 +174,7 @@ class AgentServicer(Servicer):
 
     async def _responses(
         self, call: Call, message: Message, form: ContextFormat, room: BatchRoom
-    ) -> list[tuple[Chunk | None, bytes]]:
+    ) -> list[Part]:
         acknowledged = BEGINNING
         agent = None if message.chunk is None else message.chunk.instead
         if isinstance(agent, Agent):
