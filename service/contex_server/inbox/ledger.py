@@ -188,12 +188,13 @@ class Ledger:
             decisions[shard_of(agent_id)].entries[agent_id] = entries
         for (agent_id, need), count in draft.counts.items():
             decisions[shard_of(agent_id)].counts[f"{agent_id}: {need}"] = count
-        senders: list[tuple[Sender, Sequence]] = []
+        senders: list[tuple[Sender, Sending]] = []
         for agent_id in draft.deliveries:
             upto, sendings = draft.entries[agent_id][-1].id, decisions[shard_of(agent_id)].sendings
             for sender in self.inboxes.senders(self.project, agent_id):
-                sendings.append(Sending(agent_id, sender.stream_id, sender.noted, upto))
-                senders.append((sender, upto))
+                sending = Sending(agent_id, sender.stream_id, sender.noted, upto)
+                sendings.append(sending)
+                senders.append((sender, sending))
         touched = {
             shard: decided
             for shard, decided in decisions.items()
@@ -203,15 +204,19 @@ class Ledger:
         try:
             if touched and not await self.store.decide(self.project, self.owner, touched):
                 raise Fenced
-        except ContexError as error:
-            if error.reason is Reason.STORE_UNAVAILABLE:
-                for sender, _ in senders:
-                    sender.unsure = True
+        except BaseException as error:
+            for sender, _ in senders:
+                sender.unsure = True
+            if isinstance(error, ContexError) and error.reason is Reason.STORE_UNAVAILABLE:
                 raise Unanswered(error.message) from error
             raise
         reached("decided")
-        for sender, upto in senders:
-            sender.noted = max(sender.noted, upto)
+        unnoted = set().union(*[decided.unnoted for decided in decisions.values()])
+        for sender, sending in senders:
+            if sending in unnoted:
+                sender.unsure = True  # It notes by itself what it sends.
+            else:
+                sender.noted = max(sender.noted, sending.upto)
         self.grown.update(dict.fromkeys(draft.entries))
         for shard, position in positions.items():
             self.shards[shard] = self.shards[shard]._replace(position=position)

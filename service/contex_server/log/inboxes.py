@@ -184,6 +184,7 @@ class ShardDecisions:
         entries: What the inboxes of agents get.
         counts: How many deliveries meet each need, by the need's name in the activity.
         sendings: What is sent right afterwards, to be noted in the agents' journals.
+        unnoted: Those of them that were not; whoever writes this says so. What is decided holds.
     """
 
     epoch: int
@@ -193,6 +194,7 @@ class ShardDecisions:
     entries: dict[str, list[InboxEntry]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     sendings: list[Sending] = field(default_factory=list)
+    unnoted: set[Sending] = field(default_factory=set)
 
 
 class DecidingState(NamedTuple):

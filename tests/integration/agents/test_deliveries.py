@@ -10,6 +10,7 @@ from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
 from contex_server.kernel.errors import store_unavailable
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.inboxes import ShardDecisions
+from contex_server.log.redis import client
 from contex_server.log.redis.key_names import key
 from contex_server.server import Server
 
@@ -355,6 +356,33 @@ async def test_what_is_decided_for_live_streams_is_noted_with_the_decision(
             assert [d.resend for d in sorted(found, key=lambda d: d.resend)] == [False, True]
         for stream in streams:
             await stream.cancel()
+
+
+async def test_a_stream_misses_nothing_that_could_not_be_noted_with_the_decision(
+    start_server: StartServer, valkey: EmbeddedValkey, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The store may be full, or another process decide, between a decision and its notes.
+    text, shipped = client._FUNCTIONS, "local function sending_decided(keys, args)\n"
+    refuses = "  if redis.call('EXISTS', 'taken') == 1 then return 0 end\n"
+    refuses += (
+        "  if redis.call('EXISTS', 'full') == 1 then return redis.error_reply('OOM no') end\n"
+    )
+    assert shipped in text
+    monkeypatch.setattr(client, "_FUNCTIONS", text.replace(shipped, shipped + refuses))
+    server = await start_server(valkey.url, embedder=Words())
+    async with Api.of(server) as api:
+        await api.register("a", "apples")
+        stream = await api.listen("a").live()
+        sequences = []
+        for state in ("full", "taken", "well"):
+            await store.set(state, 1)
+            for _ in range(2):
+                sequences += await api.publish(event(description="apples"))
+                assert (await stream.count(len(sequences))).sequences == sequences
+                found = await sent(api, agent_id="a")
+                assert [(d.sequence, d.resend) for d in found] == [(s, False) for s in sequences]
+            await store.delete(state)
+        await stream.cancel()
 
 
 async def test_acknowledgements_move_only_forward_on_record(word_api: Api, store: Any) -> None:

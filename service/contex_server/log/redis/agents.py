@@ -238,7 +238,7 @@ class RedisJournals(Facet, JournalStore):
     async def note_sending(
         self, project: str, sendings: Iterable[Sending], *, repeated: bool = False
     ) -> None:
-        for kinds, arguments in sending_calls(self._settings, sendings, repeated=repeated):
+        for _, kinds, arguments in sending_calls(self._settings, sendings, repeated=repeated):
             await self._client.call(project, "contex1_sending", kinds, *arguments)
 
     async def sent(self, project: str, agent_id: str) -> dict[str, bytes]:
@@ -290,12 +290,13 @@ class RedisJournals(Facet, JournalStore):
 
 def sending_calls(
     settings: Settings, sendings: Iterable[Sending], *, repeated: bool = False
-) -> Iterator[tuple[tuple[str, ...], tuple[Any, ...]]]:
-    """The kinds of keys and the arguments of the calls that note what is sent."""
+) -> Iterator[tuple[list[Sending], tuple[str, ...], tuple[Any, ...]]]:
+    """The calls that note what is sent: what each notes, its kinds of keys, its arguments."""
     every = iter(sendings)
     while some := list(islice(every, _MESSAGES)):
         kinds = chain.from_iterable(agent_kinds(sending.agent_id)[:3] for sending in some)
         yield (
+            some,
             ("agents", "cursors", "journals", *kinds),
             (
                 settings.delivery_retention_ms,

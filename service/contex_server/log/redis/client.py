@@ -102,9 +102,14 @@ class Client:
             if cursor == b"0":
                 return
 
-    async def run(self, project: str, *commands: Command) -> list[Any]:
-        """Runs commands whose keys are named in full; raises the first error reply."""
-        return await self.run_in(bucket_of(project), *commands) if commands else []
+    async def run(self, project: str, *commands: Command, required: int | None = None) -> list[Any]:
+        """Runs commands whose keys are named in full; raises the first error reply.
+
+        With `required`, only those of so many commands, the first; others stand in their places.
+        """
+        if not commands:
+            return []
+        return await self.run_in(bucket_of(project), *commands, required=required)
 
     def buckets(self, count: int) -> Iterator[list[int]]:
         """All buckets, at most `count` of one server at a time."""
@@ -115,7 +120,9 @@ class Client:
             for start in range(0, len(buckets), count):
                 yield buckets[start : start + count]
 
-    async def run_in(self, bucket: int, *commands: Command, patient: bool = True) -> list[Any]:
+    async def run_in(
+        self, bucket: int, *commands: Command, patient: bool = True, required: int | None = None
+    ) -> list[Any]:
         """`run`, for any project of a bucket.
 
         Args:
@@ -131,7 +138,7 @@ class Client:
         replies = await attempt(commands)
         if patient and any(map(is_refusal, replies)):
             await self._repeat(commands, replies, attempt)
-        for index, reply in enumerate(replies):
+        for index, reply in enumerate(replies[:required]):
             if isinstance(reply, Exception):
                 if "no such key" not in str(reply):
                     raise await self.connections.translated(reply) from reply

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from contex_server.kernel.model import BEGINNING, Range, Sequence
+from contex_server.log.agents import Sending
 from contex_server.log.inboxes import (
     SHARDS,
     Backlog,
@@ -163,13 +164,19 @@ class RedisInboxes(Facet, InboxStore):
         if not decisions:
             return await self._client.attempt(project, "contex1_decide", kinds, *arguments)
         calls = [fcall(project, "contex2_decide", kinds, *arguments)]
+        noting: list[tuple[ShardDecisions, list[Sending]]] = []
         for shard, decided in decisions.items() if commit else ():
-            for kinds_of, of in sending_calls(self._settings, decided.sendings):
+            for part, kinds_of, of in sending_calls(self._settings, decided.sendings):
+                noting.append((decided, part))
                 noted = shard, decided.epoch, *of
                 calls.append(
                     fcall(project, "contex1_sending_decided", ("deciding", *kinds_of), *noted)
                 )
-        (done, *lost), *_ = await self._client.run(project, *calls)
+        # What is decided holds, whether the notes were taken or refused.
+        (done, *lost), *replies = await self._client.run(project, *calls, required=1)
+        for (decided, part), reply in zip(noting, replies, strict=True):
+            if isinstance(reply, Exception) or not reply:
+                decided.unnoted.update(part)
         if lost:
             agent_id, place, last = (part.decode() for part in lost)
             log.error(
