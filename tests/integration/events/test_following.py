@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from contex.v1 import event_pb2
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import StartupError
 from contex_server.log.embedded import EmbeddedValkey
-from contex_server.log.redis.connections import CONNECTIONS
+from contex_server.log.redis.connections import CONNECTIONS, connect, execute
 from contex_server.log.redis.key_names import key
 from contex_server.log.redis.store import open_store
 from contex_server.server import Server
@@ -251,3 +252,44 @@ async def test_a_connection_that_has_gone_silent_is_opened_anew(
             sent += await api.publish(event("b"))
             await stream.count(len(sent))
     assert stream.sequences == sent
+
+
+@pytest.mark.own_store
+async def test_a_connection_in_use_as_another_server_may_take_over_is_not_used_again(
+    valkey: EmbeddedValkey, store: Any
+) -> None:
+    connections = connect(valkey.url)
+    async with connections.lease(0) as first:
+        pass
+    async with connections.lease(0) as connection:
+        assert connection is first
+        await connections.topology_changed()
+    assert not connection.is_connected
+    async with connections.lease(0) as connection:
+        assert connection is not first
+        await execute(connection, ("PING",))
+        await connections.close()
+        assert await clients(store) == 1
+    await eventually(partial(_are, store, 0))
+
+
+async def _are(store: Any, count: int) -> bool:
+    return await clients(store) == count
+
+
+@pytest.mark.own_store
+async def test_who_gives_up_on_a_reply_leaves_it_to_nobody(valkey: EmbeddedValkey) -> None:
+    connections = connect(valkey.url)
+
+    async def asks(n: int) -> None:
+        async with connections.lease(0) as connection:
+            assert await execute(connection, ("ECHO", n), ("ECHO", -n)) == [b"%d" % n, b"%d" % -n]
+
+    for start in range(0, 2_000, 40):
+        tasks = [asyncio.create_task(asks(n)) for n in range(start, start + 40)]
+        for turns in range(20):
+            tasks[2 * turns].cancel()
+            await asyncio.sleep(0)
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert outcome is None or isinstance(outcome, asyncio.CancelledError)
+    await connections.close()

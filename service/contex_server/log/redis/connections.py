@@ -155,7 +155,8 @@ class Connections:
     async def lease(
         self, bucket: int, *, patient: bool = True
     ) -> AsyncIterator[AbstractConnection]:
-        """A connection for the `async with` block; closed if the block fails.
+        """A connection for the `async with` block; closed if the block fails, or if another server
+        may have taken over meanwhile.
 
         Where all are in use, it waits for one for as long as others get theirs.
 
@@ -174,6 +175,7 @@ class Connections:
         await self._turn(turns)
         try:
             pool, connection = await self._opened(bucket, get, patient=patient)
+            generation = self.generation
             try:
                 yield connection
                 self._worked = time.monotonic()
@@ -183,6 +185,8 @@ class Connections:
                 await connection.disconnect(nowait=True)
                 raise
             finally:
+                if generation != self.generation:
+                    await connection.disconnect(nowait=True)
                 pool.give_back(connection)
         finally:
             turns.release()
@@ -250,7 +254,8 @@ class Connections:
         return translate(error)
 
     async def close(self) -> None:
-        """Closes the leased connections."""
+        """Closes the leased connections, those in use once they are given back."""
+        self.generation += 1
         for pool in self._pools.values():
             await pool.close()
 
