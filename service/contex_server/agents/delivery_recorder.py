@@ -42,7 +42,7 @@ class _Waiting(NamedTuple):
     messages: tuple[Sent, ...]
     sendings: tuple[Sending, ...]
     repeated: bool
-    future: asyncio.Future[None]
+    future: asyncio.Future[bool]
 
 
 class DeliveryRecorder:
@@ -93,12 +93,12 @@ class DeliveryRecorder:
         sendings: Iterable[Sending] = (),
         *,
         repeated: bool = False,
-    ) -> None:
-        """Waits until something is recorded; raises as `answered`."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ) -> bool:
+        """Waits until something is recorded; raises as `answered`. False if the store is full."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(project, tuple(messages), tuple(sendings), repeated, future))
         self._wake.set()
-        await future
+        return await future
 
     async def _run(self) -> None:
         while True:
@@ -115,6 +115,7 @@ class DeliveryRecorder:
     async def _note(self, project: str, several: list[_Waiting]) -> None:
         pending = [item for item in several if not item.future.done()]
         error: Exception | None = None
+        recorded = True
         try:
             await self.store.note_sent(
                 project, [message for item in pending for message in item.messages]
@@ -127,6 +128,7 @@ class DeliveryRecorder:
         except ContexError as refused:
             if refused.reason is Reason.STORE_FULL:
                 # Streams go on when the store takes no writes.
+                recorded = False
                 log.warning("deliveries_unrecorded", project=project, messages=len(pending))
             else:
                 error = refused
@@ -136,7 +138,7 @@ class DeliveryRecorder:
         for item in pending:
             if not item.future.done():
                 if error is None:
-                    item.future.set_result(None)
+                    item.future.set_result(recorded)
                 else:
                     item.future.set_exception(error)
 
@@ -148,7 +150,8 @@ class StreamRecorder:
     Attributes:
         apart: What lies between its deliveries is left out.
         sender: What is on record of it. What is sent as soon as it is decided is noted with the
-            decision; the rest is noted here.
+            decision; the rest is noted here. What the store had no room for is noted with what
+            comes next.
     """
 
     recorder: DeliveryRecorder
@@ -158,6 +161,8 @@ class StreamRecorder:
     apart: bool = False
     sender: Sender = field(default_factory=lambda: Sender(uuid4().hex[:16]))
     _opened: bool = False
+    _left: list[Sending] = field(default_factory=list)
+    """What the store had no room for, if it is `apart`."""
 
     async def opened(self, start: Sequence, position: Sequence) -> None:
         """Records that the stream was opened after an event, at a place of the inbox."""
@@ -185,18 +190,25 @@ class StreamRecorder:
         spans = [(sender.noted, upto)]
         if self.apart:
             spans = [(place.prev(), place) for place in places]
-        sendings = [Sending(self.agent_id, sender.stream_id, *span) for span in spans]
+        made = [Sending(self.agent_id, sender.stream_id, *span) for span in spans]
+        sendings = [*self._left, *made]
         backoff = Backoff(*_BACKOFF_S)
         while True:
             try:
-                await self.recorder.record(self.project, sendings=sendings, repeated=sender.unsure)
+                noted = await self.recorder.record(
+                    self.project, sendings=sendings, repeated=sender.unsure
+                )
             except ContexError as error:
                 if error.reason is not Reason.STORE_UNAVAILABLE:
                     raise
                 await backoff.wait()
                 sender.unsure = True
             else:
-                sender.noted, sender.unsure = upto, False
+                # Of several, some may be noted where the store had no room for all.
+                sender.unsure = not noted
+                if noted or self.apart:
+                    sender.noted = upto
+                    self._left = [] if noted else sendings
                 return
 
     def sent(self, kind: Kind) -> None:

@@ -190,7 +190,9 @@ class Ledger:
             decisions[shard_of(agent_id)].counts[f"{agent_id}: {need}"] = count
         senders: list[tuple[Sender, Sending]] = []
         for agent_id in draft.deliveries:
-            upto, sendings = draft.entries[agent_id][-1].id, decisions[shard_of(agent_id)].sendings
+            if (shard := shard_of(agent_id)) not in positions:
+                continue  # The store could not tell whether it is decided: its streams note.
+            upto, sendings = draft.entries[agent_id][-1].id, decisions[shard].sendings
             for sender in self.inboxes.senders(self.project, agent_id):
                 sending = Sending(agent_id, sender.stream_id, sender.noted, upto)
                 sendings.append(sending)

@@ -183,7 +183,8 @@ class ShardDecisions:
         agents: What decides for agents from here on.
         entries: What the inboxes of agents get.
         counts: How many deliveries meet each need, by the need's name in the activity.
-        sendings: What is sent right afterwards, to be noted in the agents' journals.
+        sendings: What is sent right afterwards, to be noted in the agents' journals once the
+            position is there.
         unnoted: Those of them that were not; whoever writes this says so. What is decided holds.
     """
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 from contex.v1 import agent_service_pb2, event_pb2, event_service_pb2
-from contex_server.kernel.errors import store_unavailable
+from contex_server.kernel.errors import ContexError, Reason, store_unavailable
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.log.inboxes import ShardDecisions
 from contex_server.log.redis import client
@@ -27,6 +28,7 @@ from tests.integration.support import (
     after,
     asked,
     event,
+    eventually,
     ms,
     refusal,
 )
@@ -362,7 +364,7 @@ async def test_a_stream_misses_nothing_that_could_not_be_noted_with_the_decision
     start_server: StartServer, valkey: EmbeddedValkey, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The store may be full, or another process decide, between a decision and its notes.
-    text, shipped = client._FUNCTIONS, "local function sending_decided(keys, args)\n"
+    text, shipped = client._FUNCTIONS, "local function sending_decided_upto(keys, args)\n"
     refuses = "  if redis.call('EXISTS', 'taken') == 1 then return 0 end\n"
     refuses += (
         "  if redis.call('EXISTS', 'full') == 1 then return redis.error_reply('OOM no') end\n"
@@ -383,6 +385,64 @@ async def test_a_stream_misses_nothing_that_could_not_be_noted_with_the_decision
                 assert [(d.sequence, d.resend) for d in found] == [(s, False) for s in sequences]
             await store.delete(state)
         await stream.cancel()
+
+
+@pytest.mark.parametrize("conflate", [False, True])
+async def test_what_a_full_store_left_unrecorded_is_noted_with_what_comes_next(
+    word_server: Server, monkeypatch: pytest.MonkeyPatch, conflate: bool
+) -> None:
+    journals, is_full = word_server.rooms.storage.store.journals, True
+    note = journals.note_sending
+
+    async def noted(project: str, messages: Any, *, repeated: bool) -> None:
+        if is_full:
+            raise ContexError(Reason.STORE_FULL, "full")
+        await note(project, messages, repeated=repeated)
+
+    async with Api.of(word_server) as api:
+        await api.register("a", "apples")
+        sequences = await api.publish(event("k1", description="apples"))
+        with monkeypatch.context() as patch:
+            patch.setattr(journals, "note_sending", noted)
+            stream = await api.listen("a", conflate=conflate).live()
+            for key in ("k2", "k3"):
+                sequences += await api.publish(event(key, description="apples"))
+                await stream.count(len(sequences))
+            assert await sent(api, agent_id="a") == []
+            is_full = False
+            sequences += await api.publish(event("k4", description="apples"))
+            assert (await stream.count(4)).sequences == sequences
+        found = await sent(api, agent_id="a")
+        assert [(d.sequence, d.resend) for d in found] == [(s, False) for s in sequences]
+        await stream.cancel()
+
+
+async def test_a_decision_that_is_refused_leaves_nothing_on_record(
+    start_server: StartServer, valkey: EmbeddedValkey, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A large call may be too much for a store that has room for the notes which follow it.
+    text, shipped = client._FUNCTIONS, "local function decide_in_order(keys, args)\n"
+    refuses = "  if redis.call('EXISTS', 'full') == 1 then\n"
+    refuses += "    redis.call('INCR', 'full')\n    return redis.error_reply('OOM no')\n  end\n"
+    assert shipped in text
+    monkeypatch.setattr(client, "_FUNCTIONS", text.replace(shipped, shipped + refuses))
+    server = await start_server(valkey.url, embedder=Words())
+    async with Api.of(server) as api:
+        await api.register("a", "apples")
+        stream = await api.listen("a").live()
+        await store.set("full", 0)
+        sequences = await api.publish(event(description="apples"))
+        await eventually(partial(_is_above, store, "full", 2))
+        assert await sent(api, agent_id="a") == []
+        await store.delete("full")
+        assert (await stream.count(1)).sequences == sequences
+        found = await sent(api, agent_id="a")
+        assert [(d.sequence, d.resend) for d in found] == [(s, False) for s in sequences]
+        await stream.cancel()
+
+
+async def _is_above(store: Any, name: str, count: int) -> bool:
+    return int(await store.get(name)) > count
 
 
 async def test_acknowledgements_move_only_forward_on_record(word_api: Api, store: Any) -> None:

@@ -168,9 +168,9 @@ class RedisInboxes(Facet, InboxStore):
         for shard, decided in decisions.items() if commit else ():
             for part, kinds_of, of in sending_calls(self._settings, decided.sendings):
                 noting.append((decided, part))
-                noted = shard, decided.epoch, *of
+                noted = shard, decided.epoch, str(decided.position), *of
                 calls.append(
-                    fcall(project, "contex1_sending_decided", ("deciding", *kinds_of), *noted)
+                    fcall(project, "contex2_sending_decided", ("deciding", *kinds_of), *noted)
                 )
         # What is decided holds, whether the notes were taken or refused.
         (done, *lost), *replies = await self._client.run(project, *calls, required=1)

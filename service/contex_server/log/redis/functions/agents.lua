@@ -532,6 +532,17 @@ local function sending_decided(keys, args)
   return sending({ unpack(keys, 2) }, { unpack(args, 3) })
 end
 
+-- The same once it is decided up to a position: the call that decides so may have been refused.
+--
+-- KEYS  deciding, then as above
+-- ARGV  shard, epoch, position, then as above
+-- Returns 1, or 0 if that is not decided, or another process has gone on since.
+local function sending_decided_upto(keys, args)
+  local held, start = redis.call('HGET', keys[1], 's' .. args[1]), args[2] .. ' ' .. args[3] .. ' '
+  if not held or string.sub(held, 1, #start) ~= start then return 0 end
+  return sending({ unpack(keys, 2) }, { unpack(args, 4) })
+end
+
 redis.register_function('contex1_agent', agent)
 redis.register_function('contex2_agent', agent_with_ttl)
 redis.register_function('contex1_contact', contact)
@@ -541,5 +552,6 @@ redis.register_function('contex1_acknowledge', acknowledge)
 redis.register_function('contex2_acknowledge', acknowledge_place)
 redis.register_function('contex1_sending', sending)
 redis.register_function('contex1_sending_decided', sending_decided)
+redis.register_function('contex2_sending_decided', sending_decided_upto)
 redis.register_function('contex1_deliver', deliver)
 redis.register_function('contex1_stream', stream)
