@@ -166,6 +166,11 @@ class InboxReader:
     async def _is_unregistered(self, project: str, agent_id: str) -> bool:
         return await self.agents.agent(project, agent_id) is None
 
+    async def _is_registered(self, project: str, agent_id: str, registered_ms: int) -> bool:
+        stored = await self.agents.agent(project, agent_id)
+        known = intact(project, [] if stored is None else [stored])
+        return any(agent.registered_ms == registered_ms for agent, _ in known)
+
     async def decisions(
         self, project: str, texts: dict[str, str], entries: Iterable[InboxEntry]
     ) -> list[Decision]:
@@ -425,7 +430,13 @@ class InboxReader:
         if subscriber.agent.registered_ms != registered_ms:
             return False
         begin = subscriber.begin
-        if event_of(position) >= begin and (asked is None or asked >= begin):
+        # What was asked for is forgotten with the agent, though it may still be decided. If that is
+        # registered now, it was before.
+        if (
+            event_of(position) >= begin
+            and (asked is None or asked >= begin)
+            and await self._is_registered(project, agent_id, registered_ms)
+        ):
             return True
         return inbox_id((await self.store.inbox_end(project, agent_id)).position) >= until
 

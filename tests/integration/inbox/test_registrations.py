@@ -15,6 +15,7 @@ from contex_server.inbox.changes import Changes
 from contex_server.inbox.decider import ProjectDecider
 from contex_server.inbox.hub import InboxHub
 from contex_server.inbox.passes import Pass
+from contex_server.inbox.reader import InboxReader
 from contex_server.inbox.steps import Steps
 from contex_server.kernel.errors import store_unavailable
 from contex_server.kernel.inbox_ids import event_of
@@ -567,3 +568,38 @@ async def test_a_stream_waits_until_the_past_is_decided_that_was_asked_for_befor
     await word_api.publish(event("three", b'"beta"'))
     await stream.count(1)
     assert [(t.kind, t.data_key) for t in all_told(stream)] == [("MATCHED", "three")]
+
+
+async def test_a_stream_waits_for_that_past_also_once_its_agent_has_left(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decides, looks = asyncio.Event(), list[bool]()
+
+    async def begin(*args: Any) -> Any:
+        await decides.wait()
+        return await begins(*args)
+
+    async def has_begun(*args: Any) -> bool:
+        has = await has_it_begun(*args)
+        looks.append(has)
+        return has
+
+    begins, has_it_begun = Changes._begins, InboxReader._has_begun
+    monkeypatch.setattr(Changes, "_begins", begin)
+    decides.set()
+    (place,) = await word_api.publish(event("one", b'"beta"'))
+    await word_api.register("a", "alpha", last_seen_sequence=place)
+    await word_api.publish(event("two", b'"alpha"'))
+    await (await word_api.listen("a", after_sequence=place).live()).count(1)
+    decides.clear()
+    await word_api.register("a", "beta", last_seen_sequence="0")
+    answer = await word_api.register("a", "beta", last_seen_sequence=place)
+    monkeypatch.setattr(InboxReader, "_has_begun", has_begun)
+    stream = word_api.listen("a", cursor=answer.cursor)
+    await eventually(lambda: looks)
+    await unregister(word_api)
+    looks.clear()
+    await eventually(lambda: True in looks or len(looks) > 1)  # One may have begun before.
+    decides.set()
+    assert (await stream.refusal()).reason == "AGENT_NOT_FOUND"
+    assert all_told(stream) == []
