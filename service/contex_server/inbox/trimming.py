@@ -136,7 +136,9 @@ class Trimmer:
         if size.size_bytes > self._bound:
             excess = int(size.length * (1 - _LEFT * self._bound / size.size_bytes))
         old = min(acknowledged, last_place(Sequence(max(oldest_ms, 1), 0).prev()))
-        taken = await self._oldest(agent_id, before.upto, old, excess)
+        # What comes after that is written in part, and may be decided otherwise yet.
+        span = Range(before.upto, last_place(end.position))
+        taken = await self._oldest(agent_id, span, old, excess)
         if not taken or (len(taken) < _LEAST and not excess):
             return
         base, upto = await self._base(agent_id, first), taken[-1].id
@@ -175,19 +177,20 @@ class Trimmer:
             self._ledger.grown[agent_id] = None
 
     async def _oldest(
-        self, agent_id: str, after: Sequence, old: Sequence, excess: int
+        self, agent_id: str, span: Range, old: Sequence, excess: int
     ) -> list[InboxEntry]:
-        """The entries that are to be trimmed: the first `excess`, and those that are old."""
+        """The entries of a part that are to be trimmed: the first `excess`, and those that are
+        old."""
         taken: list[InboxEntry] = []
         while len(taken) < _MOST:
-            page = await self._reader.store.inbox(self._project, agent_id, Range(after), _PAGE)
+            page = await self._reader.store.inbox(self._project, agent_id, span, _PAGE)
             for entry in page:
                 if entry.id > old and len(taken) >= excess:
                     return taken
                 taken.append(entry)
             if len(page) < _PAGE:
                 break
-            after = page[-1].id
+            span = span.rest(page[-1].id)
         return taken
 
     async def _base(self, agent_id: str, after: Sequence) -> _Base:

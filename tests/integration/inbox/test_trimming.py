@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from contex.v1 import agent_service_pb2, event_pb2, project_service_pb2
-from contex_server.inbox import trimming
+from contex_server.inbox import deciders, ledger, trimming
+from contex_server.inbox.decider import ProjectDecider
+from contex_server.inbox.trimming import Trimmer
+from contex_server.kernel.inbox_ids import last_place
 from contex_server.log.embedded import EmbeddedValkey
+from contex_server.log.redis import inboxes
+from contex_server.log.redis.inboxes import RedisInboxes
 
 from tests.conftest import StartServer
 from tests.integration.logs import archive
@@ -20,6 +26,7 @@ from tests.integration.support import (
     Stream,
     Words,
     event,
+    eventually,
     own,
     refusal,
 )
@@ -249,3 +256,49 @@ async def test_what_was_removed_undecided_is_made_up_for(
             ("UPDATED", "changed"),
             ("UPDATED", "changed"),
         ]
+
+
+async def test_what_is_not_decided_yet_is_not_let_go_of(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a decider that stopped has written it."""
+    stops, goes_on = False, asyncio.Event()
+    goes_on.set()
+    looked = list[Trimmer]()
+
+    async def decide(self: RedisInboxes, *args: Any, commit: bool) -> bool:
+        nonlocal stops
+        if stops and commit:
+            stops = False
+            goes_on.clear()
+            raise ledger.Fenced
+        return await decides(self, *args, commit=commit)
+
+    async def follow(self: ProjectDecider) -> None:
+        await goes_on.wait()
+        await follows(self)
+
+    async def look(self: Trimmer, agent_ids: list[str]) -> None:
+        self._bound = 0
+        await looks(self, agent_ids)
+        if not goes_on.is_set():
+            looked.append(self)
+
+    decides, follows, looks = RedisInboxes._decide, ProjectDecider._follow, Trimmer._look
+    monkeypatch.setattr(RedisInboxes, "_decide", decide)
+    monkeypatch.setattr(ProjectDecider, "_follow", follow)
+    monkeypatch.setattr(Trimmer, "_look", look)
+    monkeypatch.setattr(inboxes, "_ENTRIES", 2)
+    monkeypatch.setattr(deciders, "_LOOK_S", 0.02)
+    api = await start()
+    await register(api, event_pb2.EventFilter(data_keys=["k/*"]))
+    await api.publish(event("k/0"))
+    stream = await (await api.listen("a").live()).count(1)
+    stops = True
+    await api.publish(*[event(f"k/{n}") for n in range(1, 6)])
+    await eventually(lambda: looked)
+    end = await looked[0]._reader.store.inbox_end(P, "a")
+    assert end.last > last_place(end.position) >= end.trimmed.upto
+    goes_on.set()
+    await stream.count(6)
+    assert stream.keys == [f"k/{n}" for n in range(6)]
