@@ -16,7 +16,8 @@ import structlog
 
 from contex_server.events.feed import Delivery, Feed
 from contex_server.events.hub import Hub
-from contex_server.inbox.reader import InboxReader
+from contex_server.inbox.reader import Fed, InboxReader
+from contex_server.inbox.subscriber import Subscriber
 from contex_server.kernel.errors import (
     ContexError,
     Reason,
@@ -67,24 +68,27 @@ class Listening:
     Attributes:
         registered_ms: Tells it from earlier agents of its id.
         feed: What is decided for it.
+        number: The inbox that the feed is of, as `Subscriber.number` has it: nothing of one before
+            is added any more. 0 if that is not known yet.
         upto: The feed has everything up to this place. Where all is decided that an event brings,
             it is the event's last place, while the feed's position, where readers stand, is that of
             the last delivery.
         fed: The place of the last delivery that the feed got.
         senders: Its streams.
         ready: Whether the feed stands where its inbox ends; until then it is closed.
-        early: What was handed over before: the deliveries, what they come after, up to where, and
-            where a reader stands then.
+        early: What was handed over before: the inbox that it is of, the deliveries, what they come
+            after, up to where, and where a reader stands then.
     """
 
     agent_id: str
     registered_ms: int
     feed: Feed
+    number: int = 0
     upto: Sequence = BEGINNING
     fed: Sequence = BEGINNING
     senders: set[Sender] = field(default_factory=set)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
-    early: list[tuple[SequenceOf[Delivery], Sequence, Sequence, Sequence]] = field(
+    early: list[tuple[int, SequenceOf[Delivery], Sequence, Sequence, Sequence]] = field(
         default_factory=list
     )
 
@@ -184,13 +188,14 @@ class InboxHub:
         if listening.ready.is_set():
             return
         subscriber = await self._reader.subscriber(project, listening.agent_id)
-        event = BEGINNING
+        number, event = 0, BEGINNING
         if subscriber is not None and subscriber.agent.registered_ms == listening.registered_ms:
+            number = subscriber.number
             event = (await self._reader.store.inbox_end(project, listening.agent_id)).position
         position = await self._reader.proven(project, inbox_id(event))
         if not listening.ready.is_set():
             listening.feed.begin(position)
-            listening.upto = last_place(event)
+            listening.number, listening.upto = number, last_place(event)
             listening.ready.set()
             for decided in listening.early:
                 self._extend(project, listening, *decided)
@@ -205,6 +210,7 @@ class InboxHub:
         since: Sequence,
         upto: Sequence,
         began: Mapping[str, Sequence],
+        members: Mapping[str, Subscriber],
     ) -> None:
         """Hands over what was decided for some agents between two places, and is written.
 
@@ -212,6 +218,7 @@ class InboxHub:
             sizes: How many deliveries there are for each; those who have begun to listen meanwhile
                 read theirs.
             began: Later places, of agents for which it was decided only since then.
+            members: What decided for them. Who listens may be another agent of the id.
         """
         self._tell_waiting(project, agents)
         for listener in self._listeners:
@@ -219,20 +226,26 @@ class InboxHub:
         position = _position(upto)
         for agent_id, listening in self._projects.get(project, {}).items():
             if agent_id in agents:
-                made = deliveries.get(agent_id, ())
-                decided = made, max(since, began.get(agent_id, since)), upto, position
-                if len(made) < sizes.get(agent_id, 0):
-                    self._due[project, agent_id] = None
-                    self._wake.set()
+                subscriber, made = members[agent_id], deliveries.get(agent_id, ())
+                registered_ms, number = subscriber.agent.registered_ms, subscriber.number
+                begins = max(since, began.get(agent_id, since))
+                decided = number, made, begins, upto, position
+                if registered_ms < listening.registered_ms:
+                    continue
+                if registered_ms > listening.registered_ms or len(made) < sizes.get(agent_id, 0):
+                    self.look(project, agent_id)
                 elif listening.ready.is_set():
                     self._extend(project, listening, *decided)
                 else:
                     listening.early.append(decided)
 
-    def senders(self, project: str, agent_id: str) -> Iterator[Sender]:
+    def senders(self, project: str, subscriber: Subscriber) -> Iterator[Sender]:
         """The streams of an agent that send what is decided for it right afterwards."""
-        listening = self._projects.get(project, {}).get(agent_id)
+        agent = subscriber.agent
+        listening = self._projects.get(project, {}).get(agent.agent_id)
         if listening is None or not listening.ready.is_set():
+            return
+        if listening.registered_ms != agent.registered_ms or listening.number != subscriber.number:
             return
         late = asyncio.get_running_loop().time() - _LATE_S
         for sender in listening.senders:
@@ -246,17 +259,22 @@ class InboxHub:
         self,
         project: str,
         listening: Listening,
+        number: int,
         deliveries: SequenceOf[Delivery],
         since: Sequence,
         upto: Sequence,
         position: Sequence,
     ) -> None:
+        if number < listening.number:
+            # The inbox has begun anew since, unless the store has lost that.
+            self.look(project, listening.agent_id)
+            return
+        listening.number = number
         if upto <= listening.upto:
             return
         if listening.upto < since:
             # Another process has decided in between.
-            self._due[project, listening.agent_id] = None
-            self._wake.set()
+            self.look(project, listening.agent_id)
             return
         self._add(listening, deliveries, upto, position)
 
@@ -277,8 +295,8 @@ class InboxHub:
             position = max(position, new[-1].position)
         feed.extend(new, max(position, feed.position), inbox_id(decided_upto(upto)))
 
-    def fed(self, project: str, agent_id: str, feed: Feed) -> Sequence:
-        """The place up to which an agent's feed knows its inbox.
+    def fed(self, project: str, agent_id: str, feed: Feed) -> Fed:
+        """What an agent's feed has.
 
         Raises:
             ContexError: The feed has ended, and what it holds may be of an inbox that began anew.
@@ -286,7 +304,12 @@ class InboxHub:
         if feed.error is not None:
             raise feed.error
         listening = self._projects.get(project, {}).get(agent_id)
-        return BEGINNING if listening is None else listening.upto
+        return Fed() if listening is None else Fed(listening.number, listening.upto)
+
+    def look(self, project: str, agent_id: str) -> None:
+        """Has an agent's inbox read."""
+        self._due[project, agent_id] = None
+        self._wake.set()
 
     async def heard_of(self, project: str, agent_id: str, timeout_s: float) -> None:
         """Waits until something is decided for an agent, as far as this process hears of it, or
@@ -389,6 +412,7 @@ class InboxHub:
     async def _refresh(self, project: str, listening: Listening) -> None:
         """Reads what others have decided for an agent."""
         agent_id, registered_ms = listening.agent_id, listening.registered_ms
+        number = listening.number
         try:
             page = await self._reader.page(project, agent_id, registered_ms, listening.upto, _PAGE)
         except ContexError as error:
@@ -396,6 +420,11 @@ class InboxHub:
                 raise
             await self._end(project, listening)
             return
+        if listening.number != number:
+            # It began anew meanwhile, and what was read may be of the former one.
+            self._due[project, agent_id] = None
+            return
+        listening.number = page.number or number
         if not page.last:
             end = await self._reader.store.inbox_end(project, agent_id)
             upto = max(end.last, last_place(end.position))

@@ -67,6 +67,7 @@ class Draft:
         touched: The agents that hold something else than before.
         entries: What inboxes get.
         deliveries: The same for the agents that listen here.
+        listeners: What decides for these.
         agents: What decides for agents from here on.
         counts: How many deliveries meet each need of an agent.
     """
@@ -76,6 +77,7 @@ class Draft:
     touched: set[str] = field(default_factory=set)
     entries: defaultdict[str, list[InboxEntry]] = field(default_factory=lambda: defaultdict(list))
     deliveries: defaultdict[str, list[Delivery]] = field(default_factory=lambda: defaultdict(list))
+    listeners: dict[str, Subscriber] = field(default_factory=dict)
     agents: dict[str, Standing] = field(default_factory=dict)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -146,6 +148,7 @@ class Ledger:
                 made.delivery.rendered = {}
             if made.delivery is not None:
                 draft.deliveries[agent_id].append(made.delivery)
+                draft.listeners[agent_id] = subscriber
 
     async def version(self, index: Index, matches: Iterable[Match], as_of: Sequence) -> int:
         """The number of what an index judges by.
@@ -189,11 +192,11 @@ class Ledger:
         for (agent_id, need), count in draft.counts.items():
             decisions[shard_of(agent_id)].counts[f"{agent_id}: {need}"] = count
         senders: list[tuple[Sender, Sending]] = []
-        for agent_id in draft.deliveries:
+        for agent_id, subscriber in draft.listeners.items():
             if (shard := shard_of(agent_id)) not in positions:
                 continue  # The store could not tell whether it is decided: its streams note.
             upto, sendings = draft.entries[agent_id][-1].id, decisions[shard].sendings
-            for sender in self.inboxes.senders(self.project, agent_id):
+            for sender in self.inboxes.senders(self.project, subscriber):
                 sending = Sending(agent_id, sender.stream_id, sender.noted, upto)
                 sendings.append(sending)
                 senders.append((sender, sending))
@@ -226,6 +229,7 @@ class Ledger:
     def hand_over(
         self,
         agent_ids: Container[str],
+        members: Mapping[str, Subscriber],
         draft: Draft,
         since: Sequence,
         upto: Sequence,
@@ -233,7 +237,10 @@ class Ledger:
     ) -> None:
         """Hands what was decided to the agents that listen here; the places are of inboxes.
 
-        For some it was decided only since a later place, where they `began`.
+        For some it was decided only since a later place, where they `began`; all of them are
+        `members` of what decided.
         """
         sizes = {agent_id: len(entries) for agent_id, entries in draft.entries.items()}
-        self.inboxes.decided(self.project, agent_ids, sizes, draft.deliveries, since, upto, began)
+        self.inboxes.decided(
+            self.project, agent_ids, sizes, draft.deliveries, since, upto, began, members
+        )

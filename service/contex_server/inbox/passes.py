@@ -145,7 +145,8 @@ class SpanDecider:
             self._add_standings(way, draft, position)
         await ledger.write(draft, ledger.shards_moved_to(position) if way.live else NO_POSITIONS)
         since = last_place(way.noted)
-        ledger.hand_over(way.members, draft, since, last_place(position), way.began)
+        members = way.members
+        ledger.hand_over(members, members, draft, since, last_place(position), way.began)
         way.noted = position
 
     async def decide(self, way: Pass, span: list[Delivery]) -> Afterwards:
@@ -175,8 +176,8 @@ class SpanDecider:
             }
             rest = way.members.keys() - waiting
             place, before = last_place(since), last_place(last.sequence.prev())
-            ledger.hand_over(waiting, draft, place, before, way.began)
-            ledger.hand_over(rest, draft, place, last_place(upto), way.began)
+            ledger.hand_over(waiting, way.members, draft, place, before, way.began)
+            ledger.hand_over(rest, way.members, draft, place, last_place(upto), way.began)
         for change in after:
             await change()
         if last.event_type in (MODEL_CHANGED, BACKGROUND_CHANGED):

@@ -58,6 +58,8 @@ class Page(NamedTuple):
         upto: The place up to which the inbox is known: it has all that comes before.
         last: Whether the inbox held no more.
         is_over: Whether nothing is decided for the agent any more.
+        number: The inbox that it is of, as `Subscriber.number` has it; 0 if nothing decides for the
+            agent yet, or any more.
         trimmed: What was let go of behind the position: the deliveries are those of the base.
     """
 
@@ -66,20 +68,34 @@ class Page(NamedTuple):
     upto: Sequence
     last: bool
     is_over: bool
+    number: int = 0
     trimmed: Trimmed | None = None
+
+
+class Fed(NamedTuple):
+    """What the feed of an agent has.
+
+    Attributes:
+        number: The inbox of which it gets what is added from now on, as `Subscriber.number` has it;
+            0 if that is not known.
+        upto: The place up to which it has all of that; also of an earlier inbox of the agent.
+    """
+
+    number: int = 0
+    upto: Sequence = BEGINNING
 
 
 class _Ahead(NamedTuple):
     """A page that is read ahead.
 
     Attributes:
-        known: The place up to which the feed knew the inbox before.
+        known: What the feed had before.
         next_count: How many entries the next one probably has room for.
         share: What it takes of memory.
     """
 
     page: Page
-    known: Sequence
+    known: Fed
     next_count: int
     share: Share
 
@@ -336,7 +352,9 @@ class InboxReader:
         if not await self._is_of(project, agent_id, registered_ms, subscriber):
             return Page([], position, position, last=True, is_over=False)
         first = position if subscriber is None else subscriber.first_place
-        if position < first or (not based and position < standing.trimmed.upto):
+        # What the base brings is that of an inbox before if this one is not trimmed so far.
+        is_former = based and standing.trimmed.upto < end.trimmed.upto
+        if is_former or position < first or (not based and position < standing.trimmed.upto):
             position = max(position, first)
             return await self.page(project, agent_id, registered_ms, position, count, latest)
         upto, deliveries = position, list[Delivery]()
@@ -355,7 +373,8 @@ class InboxReader:
             if (reached := inbox_id(end.position)) > position:
                 position = await self.proven(project, reached)
         trimmed = end.trimmed if based else None
-        return Page(deliveries, position, upto, last, subscriber is None, trimmed)
+        is_over, number = (True, 0) if subscriber is None else (False, subscriber.number)
+        return Page(deliveries, position, upto, last, is_over, number, trimmed)
 
     async def latest(self, project: str, agent_id: str, position: Sequence) -> Latest:
         """Of what an inbox has after a position, the latest of each data key."""
@@ -446,7 +465,8 @@ class InboxReader:
         agent_id: str,
         registered_ms: int,
         heard: Callable[[float], Awaitable[None]],
-        fed: Callable[[], Sequence],
+        fed: Callable[[], Fed],
+        look: Callable[[], None],
         *,
         conflate: bool = False,
     ) -> Source:
@@ -455,8 +475,10 @@ class InboxReader:
 
         Args:
             heard: Waits until something is heard of the agent, or for so many seconds.
-            fed: The place up to which the feed knows the inbox. One that began anew since is not
-                decided up to there yet, and the feed has nothing of what comes before.
+            fed: What the feed has. An inbox that began anew since is not decided up to there yet,
+                and the feed has nothing of it that comes before, but may still get something of the
+                former one.
+            look: Lets the feed look which inbox it is.
             conflate: Of what is in it, only the latest of each data key.
         """
 
@@ -495,7 +517,8 @@ class InboxReader:
                         resync = _resync(position, superseded, dropped)
                         yield Selected([resync], position, last=False)
                         told = trimmed
-                    position, last = page.position, page.last and page.upto >= known
+                    is_fed = page.is_over or 0 < page.number == known.number
+                    position, last = page.position, page.last and is_fed and page.upto >= known.upto
                     if not page.last:
                         # While this one is sent.
                         ahead = asyncio.create_task(read(position, count, latest))
@@ -505,6 +528,8 @@ class InboxReader:
                     share.give_back()
                     if last:
                         return
+                    if not is_fed:
+                        look()
                     if page.last:
                         await heard(_BEHIND_S)
                         ahead = asyncio.create_task(read(position, count, latest))

@@ -197,7 +197,8 @@ class Steps:
             await ledger.write(draft)
             for step in steps:
                 upto = last_place(step.place) if last else inbox_id(step.place, step.number)
-                ledger.hand_over({step.agent.agent_id}, draft, step.since, upto)
+                members = {step.agent.agent_id: step.subscriber}
+                ledger.hand_over(members, members, draft, step.since, upto)
                 step.since = upto
                 if last:
                     self._roster.replace(step.subscriber.in_force())

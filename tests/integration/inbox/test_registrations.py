@@ -197,6 +197,84 @@ async def test_a_stream_ends_with_its_agent_though_the_decider_stops_then(
     assert stream.keys == ["alpha"]
 
 
+async def test_a_stream_gets_nothing_of_a_later_agent_of_the_id(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the decider stops before it has told of the end of the one that left."""
+    reads, handed = asyncio.Event(), list[Sequence]()
+    reads.set()
+
+    async def stop() -> None:
+        reads.clear()
+        raise ledger.Fenced
+
+    def unregistered(*args: Any) -> Any:
+        return stop if leaves(*args) is not None else None
+
+    async def refresh(*args: Any) -> None:
+        await reads.wait()
+        await refreshes(*args)
+
+    def hand_over(self: InboxHub, project: str, agents: Any, *args: Any) -> None:
+        hands_over(self, project, agents, *args)
+        if "a" in agents:
+            handed.append(args[3])
+
+    leaves, refreshes, hands_over = Changes._unregistered, InboxHub._refresh, InboxHub.decided
+    monkeypatch.setattr(Changes, "_unregistered", unregistered)
+    monkeypatch.setattr(InboxHub, "_refresh", refresh)
+    monkeypatch.setattr(InboxHub, "decided", hand_over)
+    monkeypatch.setattr(deciders, "_LOOK_S", 0.02)
+    await word_api.register("other", "gamma")
+    await word_api.register("a", "alpha")
+    (place,) = await word_api.publish(event("one", b'"alpha"'))
+    stream = await (await word_api.listen("a").live()).count(1)
+    await unregister(word_api)
+    await eventually(lambda: not reads.is_set())
+    await word_api.register("a", "alpha", last_seen_sequence=place)
+    (last,) = await word_api.publish(event("two", b'"alpha"'))
+    await eventually(lambda: any(event_of(upto) >= Sequence.parse(last) for upto in handed))
+    reads.set()
+    assert (await stream.refusal()).reason == "AGENT_NOT_FOUND"
+    assert stream.keys == ["one"]
+
+
+async def test_a_stream_gets_nothing_of_an_inbox_that_has_begun_anew(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though that is handed over late."""
+    begins, late, holds = hold_passes(monkeypatch), list[tuple[Any, ...]](), False
+    begins.set()
+
+    def hand_over(self: InboxHub, project: str, agents: Any, *args: Any) -> None:
+        *rest, members = args
+        if holds:
+            late.append((self, project, {*agents}, *rest, {**members}))
+        else:
+            hands_over(self, project, agents, *args)
+
+    hands_over = InboxHub.decided
+    monkeypatch.setattr(InboxHub, "decided", hand_over)
+    (place,) = await word_api.publish(event("one", b'"gamma"'))
+    await word_api.register("a", "alpha", last_seen_sequence=place)
+    online = await word_api.listen("a").live()
+    holds = True
+    (place,) = await word_api.publish(event("two", b'"gamma"'))
+    (last,) = await word_api.publish(event("three", b'"alpha"'))
+    await eventually(lambda: any(event_of(args[6]) >= Sequence.parse(last) for args in late))
+    begins.clear()
+    await word_api.register("a", "beta", last_seen_sequence="0")
+    stream = await word_api.listen("a", after_sequence=place).quiet()
+    holds = False
+    for args in late:
+        hands_over(*args)
+    begins.set()
+    await word_api.publish(event("four", b'"beta"'))
+    await stream.count(1)
+    assert stream.keys == ["four"]
+    await online.cancel()
+
+
 async def test_a_stream_misses_nothing_where_the_store_did_not_answer(
     word_api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ class AgentServicer(Servicer):
                     agent.registered_ms,
                     partial(inbox.hub.heard_of, call.project, agent_id),
                     partial(inbox.hub.fed, call.project, agent_id, feed),
+                    partial(inbox.hub.look, call.project, agent_id),
                     conflate=request.conflate,
                 ),
                 feed,
