@@ -517,7 +517,8 @@ class InboxReader:
                         resync = _resync(position, superseded, dropped)
                         yield Selected([resync], position, last=False)
                         told = trimmed
-                    is_fed = page.is_over or 0 < page.number == known.number
+                    # Of an agent that is gone, the feed only brings the end.
+                    is_fed = 0 < page.number == known.number
                     position, last = page.position, page.last and is_fed and page.upto >= known.upto
                     if not page.last:
                         # While this one is sent.
