@@ -376,10 +376,20 @@ class Acknowledger:
         self._printed = (self._stream.cursor, self._stream.position)
 
     async def close(self) -> None:
+        """Acknowledges the rest.
+
+        Raises:
+            contex.Unavailable: The server does not answer.
+        """
         self._task.cancel()
         await asyncio.wait([self._task])
-        async with asyncio.timeout(_ACKNOWLEDGE_AT_EXIT_S):
-            await self._acknowledge()
+        try:
+            async with asyncio.timeout(_ACKNOWLEDGE_AT_EXIT_S):
+                await self._acknowledge()
+        except TimeoutError:
+            raise contex.Unavailable(
+                "what was printed last could not be acknowledged: it comes again"
+            ) from None
 
     async def _run(self) -> None:
         while True:

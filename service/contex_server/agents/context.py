@@ -23,6 +23,7 @@ from contex_server.agents.staleness import (
 from contex_server.inbox.judgement import is_own
 from contex_server.inbox.subscriber import lowest
 from contex_server.kernel import event_codec
+from contex_server.kernel.inbox_ids import event_of
 from contex_server.kernel.model import BEGINNING, Agent, Entry, KeyState, Match, utf8_bytes
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
@@ -336,7 +337,9 @@ def _known(
         if size_bytes + size > max_bytes:
             break
         size_bytes += size
-        acknowledged = delivery.event <= knowledge.cursor
+        # What a registration brought is acknowledged with that, however old its event is.
+        place = delivery.place
+        acknowledged = (delivery.event if place is None else event_of(place)) <= knowledge.cursor
         staleness = stale.get(data_key)
         known.append(KnownDatum(delivery, needs, acknowledged, latest, None, staleness))
     return known, size_bytes

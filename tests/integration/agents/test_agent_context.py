@@ -264,3 +264,20 @@ async def test_moments_that_are_none(word_server: Server) -> None:
         assert (await refusal(knew(api, as_of=event_pb2.Position()))).fields == ["as_of"]
         assert (await refusal(knew(api, near_misses=101))).fields == ["near_misses"]
         assert (await refusal(knew(api, "nobody"))).reason == "AGENT_NOT_FOUND"
+
+
+async def test_what_a_change_of_needs_brought_is_acknowledged_with_that(word_api: Api) -> None:
+    api = word_api
+    (old, last) = await api.publish(event("a", b'"beta"'), event("b", b'"alpha"'))
+    await api.register("a", "alpha")
+    stream = await (await api.listen("a", after_sequence="0").live()).count(1)
+    await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id="a", cursor=stream.cursor))
+    await stream.cancel()
+    await api.register("a", "alpha", "beta")
+    stream = await (await api.listen("a").live()).count(1)
+    assert stream.sequences == [old] < [last]
+    known = (await knew(api)).known
+    assert {datum.data_key: datum.acknowledged for datum in known} == {"a": False, "b": True}
+    await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id="a", cursor=stream.cursor))
+    assert all(datum.acknowledged for datum in (await knew(api)).known)
+    await stream.cancel()
