@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from contex.v1 import agent_service_pb2
 from contex.v1.transfer_service_pb2 import ImportStart
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.server import Server
@@ -83,6 +84,15 @@ async def test_a_stream_that_is_catching_up_ends_with_a_cursor_too(
         published: list[str] = []
         for _ in range(10):
             published += await two.publish(*(event(f"alpha.{i}", payload) for i in range(10)))
+        # Or it would have caught up with the little that is decided.
+        decided = agent_service_pb2.WaitForAgentRequest(
+            project=P,
+            agent_id="a",
+            sequence=published[-1],
+            until=agent_service_pb2.WAIT_UNTIL_DECIDED,
+            timeout_ms=10_000,
+        )
+        assert (await two.agents.WaitForAgent(decided)).passed
         streams: list[tuple[Stream, Any]] = [
             (one.subscribe(event_types=["data_published"]), two.subscribe),
             (one.listen("a"), lambda **fields: two.listen("a", **fields)),
