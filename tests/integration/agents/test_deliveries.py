@@ -360,17 +360,22 @@ async def test_what_is_decided_for_live_streams_is_noted_with_the_decision(
             await stream.cancel()
 
 
+def begin_with(monkeypatch: pytest.MonkeyPatch, function: str, lines: str) -> None:
+    """Lets one of the store's functions begin with these lines."""
+    text, head = client._FUNCTIONS, f"local function {function}(keys, args)\n"
+    assert head in text
+    monkeypatch.setattr(client, "_FUNCTIONS", text.replace(head, head + lines))
+
+
 async def test_a_stream_misses_nothing_that_could_not_be_noted_with_the_decision(
     start_server: StartServer, valkey: EmbeddedValkey, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The store may be full, or another process decide, between a decision and its notes.
-    text, shipped = client._FUNCTIONS, "local function sending_decided_upto(keys, args)\n"
     refuses = "  if redis.call('EXISTS', 'taken') == 1 then return 0 end\n"
     refuses += (
         "  if redis.call('EXISTS', 'full') == 1 then return redis.error_reply('OOM no') end\n"
     )
-    assert shipped in text
-    monkeypatch.setattr(client, "_FUNCTIONS", text.replace(shipped, shipped + refuses))
+    begin_with(monkeypatch, "sending_decided_upto", refuses)
     server = await start_server(valkey.url, embedder=Words())
     async with Api.of(server) as api:
         await api.register("a", "apples")
@@ -421,11 +426,9 @@ async def test_a_decision_that_is_refused_leaves_nothing_on_record(
     start_server: StartServer, valkey: EmbeddedValkey, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A large call may be too much for a store that has room for the notes which follow it.
-    text, shipped = client._FUNCTIONS, "local function decide_in_order(keys, args)\n"
     refuses = "  if redis.call('EXISTS', 'full') == 1 then\n"
     refuses += "    redis.call('INCR', 'full')\n    return redis.error_reply('OOM no')\n  end\n"
-    assert shipped in text
-    monkeypatch.setattr(client, "_FUNCTIONS", text.replace(shipped, shipped + refuses))
+    begin_with(monkeypatch, "decide_in_order", refuses)
     server = await start_server(valkey.url, embedder=Words())
     async with Api.of(server) as api:
         await api.register("a", "apples")

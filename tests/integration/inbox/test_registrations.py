@@ -421,21 +421,31 @@ async def test_no_agent_is_in_two_passes(word_api: Api, monkeypatch: pytest.Monk
     ]
 
 
-async def test_an_agent_begins_with_its_first_registration_since_another_left(
-    word_api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Though a pass that began later comes to another one first."""
-    begins, goes_on = hold_passes(monkeypatch), asyncio.Event()
+def hold_after_leaving(
+    monkeypatch: pytest.MonkeyPatch, until: asyncio.Event, then: type[Exception] | None = None
+) -> list[Behind]:
+    """Holds the first pass that has seen an agent leave, and perhaps stops it; returns whose."""
     held = list[Behind]()
 
     async def let_others_pass(self: Behind, way: Pass) -> None:
         if self._roster.left and not held:
             held.append(self)
-            await goes_on.wait()
+            await until.wait()
+            if then is not None:
+                raise then
         await lets_others_pass(self, way)
 
     lets_others_pass = Behind._let_others_pass
     monkeypatch.setattr(Behind, "_let_others_pass", let_others_pass)
+    return held
+
+
+async def test_an_agent_begins_with_its_first_registration_since_another_left(
+    word_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a pass that began later comes to another one first."""
+    begins, goes_on = hold_passes(monkeypatch), asyncio.Event()
+    held = hold_after_leaving(monkeypatch, goes_on)
     begins.set()
     await word_api.publish(event("one", b'"alpha"'))
     await word_api.register("other", "gamma")
@@ -465,17 +475,7 @@ async def test_an_agent_is_decided_for_though_the_pass_stops_that_has_seen_anoth
 ) -> None:
     """And the live pass has gone by its registration."""
     begins, stops = hold_passes(monkeypatch), asyncio.Event()
-    held = list[Behind]()
-
-    async def let_others_pass(self: Behind, way: Pass) -> None:
-        if self._roster.left and not held:
-            held.append(self)
-            await stops.wait()
-            raise ledger.Fenced
-        await lets_others_pass(self, way)
-
-    lets_others_pass = Behind._let_others_pass
-    monkeypatch.setattr(Behind, "_let_others_pass", let_others_pass)
+    held = hold_after_leaving(monkeypatch, stops, then=ledger.Fenced)
     monkeypatch.setattr(deciders, "_LOOK_S", 0.02)
     await word_api.publish(event("one", b'"alpha"'))
     await word_api.register("a", "alpha", last_seen_sequence="0")
