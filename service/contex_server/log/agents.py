@@ -106,7 +106,7 @@ class AgentStore(Protocol):
         origin: Origin = SERVICE,
         place: Sequence | None = None,
     ) -> Sequence | None:
-        """Moves a durable cursor forward, never back.
+        """Moves a durable cursor forward, never back, and settles what consumers have up to there.
 
         `place` is the id of an inbox, where that is inside of what an event brought. Returns the
         cursor afterwards, or None if the agent is not registered.

@@ -8,6 +8,7 @@ from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.archive import ArchiveStore
 from contex_server.log.audit import AuditStore
 from contex_server.log.expiry import ExpiryStore
+from contex_server.log.groups import GroupStore
 from contex_server.log.inboxes import InboxStore
 from contex_server.log.keys import KeyStore
 from contex_server.log.match import MatchStore
@@ -32,6 +33,7 @@ class Store:
     agents: AgentStore
     journals: JournalStore
     inboxes: InboxStore
+    groups: GroupStore
     audit: AuditStore
     projects: ProjectStore
     tasks: TaskStore

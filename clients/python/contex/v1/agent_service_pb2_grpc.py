@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from contex.v1 import agent_service_pb2 as contex_dot_v1_dot_agent__service__pb2
+from contex.v1 import consumer_pb2 as contex_dot_v1_dot_consumer__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -107,6 +108,36 @@ class AgentServiceStub:
                 '/contex.v1.AgentService/Listen',
                 request_serializer=contex_dot_v1_dot_agent__service__pb2.ListenRequest.SerializeToString,
                 response_deserializer=contex_dot_v1_dot_agent__service__pb2.ListenResponse.FromString,
+                _registered_method=True)
+        self.Consume = channel.stream_stream(
+                '/contex.v1.AgentService/Consume',
+                request_serializer=contex_dot_v1_dot_consumer__pb2.ConsumeRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_consumer__pb2.ConsumeResponse.FromString,
+                _registered_method=True)
+        self.GetConsumerGroup = channel.unary_unary(
+                '/contex.v1.AgentService/GetConsumerGroup',
+                request_serializer=contex_dot_v1_dot_consumer__pb2.GetConsumerGroupRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_consumer__pb2.GetConsumerGroupResponse.FromString,
+                _registered_method=True)
+        self.SeekConsumerGroup = channel.unary_unary(
+                '/contex.v1.AgentService/SeekConsumerGroup',
+                request_serializer=contex_dot_v1_dot_consumer__pb2.SeekConsumerGroupRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_consumer__pb2.SeekConsumerGroupResponse.FromString,
+                _registered_method=True)
+        self.ListParked = channel.unary_unary(
+                '/contex.v1.AgentService/ListParked',
+                request_serializer=contex_dot_v1_dot_consumer__pb2.ListParkedRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_consumer__pb2.ListParkedResponse.FromString,
+                _registered_method=True)
+        self.RedriveParked = channel.unary_unary(
+                '/contex.v1.AgentService/RedriveParked',
+                request_serializer=contex_dot_v1_dot_consumer__pb2.RedriveParkedRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_consumer__pb2.RedriveParkedResponse.FromString,
+                _registered_method=True)
+        self.DropParked = channel.unary_unary(
+                '/contex.v1.AgentService/DropParked',
+                request_serializer=contex_dot_v1_dot_consumer__pb2.DropParkedRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_consumer__pb2.DropParkedResponse.FromString,
                 _registered_method=True)
         self.Acknowledge = channel.unary_unary(
                 '/contex.v1.AgentService/Acknowledge',
@@ -227,9 +258,71 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Consume(self, request_iterator, context):
+        """Shares the agent's inbox among consumers: each delivery goes to one of them, which settles it.
+        See consumer.proto for the messages.
+
+        Guarantees
+        At least once  A delivery is outstanding until it is settled. It comes again, to any consumer,
+        when its claim runs out, a consumer asks for a retry, or one leaves.
+        One at a time  Nobody else has a delivery while a claim on it lasts. What is said of a lost
+        claim changes nothing, and is answered so.
+        In order   No two deliveries of one data key are with consumers at a time, and a datum's come
+        in the order of the log. A parked one lets the next go on.
+        Durable    Claims, attempts and what is parked survive restarts of the server and of the
+        store. They are the store's own: XINFO GROUPS and XPENDING of the agent's inbox
+        show the group "consumers".
+
+        What is settled moves the agent's durable cursor: it stands before the first delivery that is
+        not. The first consumer begins at the durable cursor. A change of the agent's needs is not told
+        as such; what it brings comes as deliveries. Listen is not affected by consumers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsumerGroup(self, request, context):
+        """Returns who consumes an agent's deliveries, how far they are, and what holds them up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SeekConsumerGroup(self, request, context):
+        """Moves the place from which consumers of an agent go on, forwards or backwards. Everything that
+        is outstanding is cleared, and whoever has it is told and can settle it no more; what was sent on
+        its way again is parked again. The durable cursor moves along. What lies before the agent's
+        inbox does not come: for that, see RegisterAgentRequest.last_seen_sequence.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListParked(self, request, context):
+        """Returns the deliveries of an agent that were put aside, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveParked(self, request, context):
+        """Sends parked deliveries on their way again, as first attempts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropParked(self, request, context):
+        """Gives parked deliveries up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Acknowledge(self, request, context):
         """Moves the agent's durable cursor forward. An older position is not an error and changes
-        nothing; the response says where the cursor is.
+        nothing; the response says where the cursor is. If consumers share the agent's inbox, this
+        settles all deliveries up to there, whoever has them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -294,6 +387,36 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.Listen,
                     request_deserializer=contex_dot_v1_dot_agent__service__pb2.ListenRequest.FromString,
                     response_serializer=contex_dot_v1_dot_agent__service__pb2.ListenResponse.SerializeToString,
+            ),
+            'Consume': grpc.stream_stream_rpc_method_handler(
+                    servicer.Consume,
+                    request_deserializer=contex_dot_v1_dot_consumer__pb2.ConsumeRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_consumer__pb2.ConsumeResponse.SerializeToString,
+            ),
+            'GetConsumerGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsumerGroup,
+                    request_deserializer=contex_dot_v1_dot_consumer__pb2.GetConsumerGroupRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_consumer__pb2.GetConsumerGroupResponse.SerializeToString,
+            ),
+            'SeekConsumerGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.SeekConsumerGroup,
+                    request_deserializer=contex_dot_v1_dot_consumer__pb2.SeekConsumerGroupRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_consumer__pb2.SeekConsumerGroupResponse.SerializeToString,
+            ),
+            'ListParked': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListParked,
+                    request_deserializer=contex_dot_v1_dot_consumer__pb2.ListParkedRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_consumer__pb2.ListParkedResponse.SerializeToString,
+            ),
+            'RedriveParked': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveParked,
+                    request_deserializer=contex_dot_v1_dot_consumer__pb2.RedriveParkedRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_consumer__pb2.RedriveParkedResponse.SerializeToString,
+            ),
+            'DropParked': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropParked,
+                    request_deserializer=contex_dot_v1_dot_consumer__pb2.DropParkedRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_consumer__pb2.DropParkedResponse.SerializeToString,
             ),
             'Acknowledge': grpc.unary_unary_rpc_method_handler(
                     servicer.Acknowledge,
@@ -522,6 +645,168 @@ class AgentService:
             '/contex.v1.AgentService/Listen',
             contex_dot_v1_dot_agent__service__pb2.ListenRequest.SerializeToString,
             contex_dot_v1_dot_agent__service__pb2.ListenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Consume(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/contex.v1.AgentService/Consume',
+            contex_dot_v1_dot_consumer__pb2.ConsumeRequest.SerializeToString,
+            contex_dot_v1_dot_consumer__pb2.ConsumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsumerGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.AgentService/GetConsumerGroup',
+            contex_dot_v1_dot_consumer__pb2.GetConsumerGroupRequest.SerializeToString,
+            contex_dot_v1_dot_consumer__pb2.GetConsumerGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SeekConsumerGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.AgentService/SeekConsumerGroup',
+            contex_dot_v1_dot_consumer__pb2.SeekConsumerGroupRequest.SerializeToString,
+            contex_dot_v1_dot_consumer__pb2.SeekConsumerGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListParked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.AgentService/ListParked',
+            contex_dot_v1_dot_consumer__pb2.ListParkedRequest.SerializeToString,
+            contex_dot_v1_dot_consumer__pb2.ListParkedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveParked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.AgentService/RedriveParked',
+            contex_dot_v1_dot_consumer__pb2.RedriveParkedRequest.SerializeToString,
+            contex_dot_v1_dot_consumer__pb2.RedriveParkedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropParked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.AgentService/DropParked',
+            contex_dot_v1_dot_consumer__pb2.DropParkedRequest.SerializeToString,
+            contex_dot_v1_dot_consumer__pb2.DropParkedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from contex.v1 import agent_service_pb2 as _agent_service_pb2
+from contex.v1 import consumer_pb2 as _consumer_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -102,9 +103,43 @@ class AgentServiceStub:
     """Streams the agent's inbox from the cursor on, sends caught_up, then streams each new delivery
     until the client cancels. If an agent has several streams, each of them receives everything.
     """
+    Consume: _grpc.StreamStreamMultiCallable[_consumer_pb2.ConsumeRequest, _consumer_pb2.ConsumeResponse]
+    """Shares the agent's inbox among consumers: each delivery goes to one of them, which settles it.
+    See consumer.proto for the messages.
+
+    Guarantees
+      At least once  A delivery is outstanding until it is settled. It comes again, to any consumer,
+                 when its claim runs out, a consumer asks for a retry, or one leaves.
+      One at a time  Nobody else has a delivery while a claim on it lasts. What is said of a lost
+                 claim changes nothing, and is answered so.
+      In order   No two deliveries of one data key are with consumers at a time, and a datum's come
+                 in the order of the log. A parked one lets the next go on.
+      Durable    Claims, attempts and what is parked survive restarts of the server and of the
+                 store. They are the store's own: XINFO GROUPS and XPENDING of the agent's inbox
+                 show the group "consumers".
+
+    What is settled moves the agent's durable cursor: it stands before the first delivery that is
+    not. The first consumer begins at the durable cursor. A change of the agent's needs is not told
+    as such; what it brings comes as deliveries. Listen is not affected by consumers.
+    """
+    GetConsumerGroup: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.GetConsumerGroupRequest, _consumer_pb2.GetConsumerGroupResponse]
+    """Returns who consumes an agent's deliveries, how far they are, and what holds them up."""
+    SeekConsumerGroup: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.SeekConsumerGroupRequest, _consumer_pb2.SeekConsumerGroupResponse]
+    """Moves the place from which consumers of an agent go on, forwards or backwards. Everything that
+    is outstanding is cleared, and whoever has it is told and can settle it no more; what was sent on
+    its way again is parked again. The durable cursor moves along. What lies before the agent's
+    inbox does not come: for that, see RegisterAgentRequest.last_seen_sequence.
+    """
+    ListParked: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.ListParkedRequest, _consumer_pb2.ListParkedResponse]
+    """Returns the deliveries of an agent that were put aside, page by page."""
+    RedriveParked: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.RedriveParkedRequest, _consumer_pb2.RedriveParkedResponse]
+    """Sends parked deliveries on their way again, as first attempts."""
+    DropParked: _grpc.UnaryUnaryMultiCallable[_consumer_pb2.DropParkedRequest, _consumer_pb2.DropParkedResponse]
+    """Gives parked deliveries up."""
     Acknowledge: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.AcknowledgeRequest, _agent_service_pb2.AcknowledgeResponse]
     """Moves the agent's durable cursor forward. An older position is not an error and changes
-    nothing; the response says where the cursor is.
+    nothing; the response says where the cursor is. If consumers share the agent's inbox, this
+    settles all deliveries up to there, whoever has them.
     """
     WaitForAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.WaitForAgentRequest, _agent_service_pb2.WaitForAgentResponse]
     """Waits until an agent has passed an event: until it has nothing left to process up to there, or
@@ -195,9 +230,43 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Streams the agent's inbox from the cursor on, sends caught_up, then streams each new delivery
     until the client cancels. If an agent has several streams, each of them receives everything.
     """
+    Consume: _aio.StreamStreamMultiCallable[_consumer_pb2.ConsumeRequest, _consumer_pb2.ConsumeResponse]  # type: ignore[assignment]
+    """Shares the agent's inbox among consumers: each delivery goes to one of them, which settles it.
+    See consumer.proto for the messages.
+
+    Guarantees
+      At least once  A delivery is outstanding until it is settled. It comes again, to any consumer,
+                 when its claim runs out, a consumer asks for a retry, or one leaves.
+      One at a time  Nobody else has a delivery while a claim on it lasts. What is said of a lost
+                 claim changes nothing, and is answered so.
+      In order   No two deliveries of one data key are with consumers at a time, and a datum's come
+                 in the order of the log. A parked one lets the next go on.
+      Durable    Claims, attempts and what is parked survive restarts of the server and of the
+                 store. They are the store's own: XINFO GROUPS and XPENDING of the agent's inbox
+                 show the group "consumers".
+
+    What is settled moves the agent's durable cursor: it stands before the first delivery that is
+    not. The first consumer begins at the durable cursor. A change of the agent's needs is not told
+    as such; what it brings comes as deliveries. Listen is not affected by consumers.
+    """
+    GetConsumerGroup: _aio.UnaryUnaryMultiCallable[_consumer_pb2.GetConsumerGroupRequest, _consumer_pb2.GetConsumerGroupResponse]  # type: ignore[assignment]
+    """Returns who consumes an agent's deliveries, how far they are, and what holds them up."""
+    SeekConsumerGroup: _aio.UnaryUnaryMultiCallable[_consumer_pb2.SeekConsumerGroupRequest, _consumer_pb2.SeekConsumerGroupResponse]  # type: ignore[assignment]
+    """Moves the place from which consumers of an agent go on, forwards or backwards. Everything that
+    is outstanding is cleared, and whoever has it is told and can settle it no more; what was sent on
+    its way again is parked again. The durable cursor moves along. What lies before the agent's
+    inbox does not come: for that, see RegisterAgentRequest.last_seen_sequence.
+    """
+    ListParked: _aio.UnaryUnaryMultiCallable[_consumer_pb2.ListParkedRequest, _consumer_pb2.ListParkedResponse]  # type: ignore[assignment]
+    """Returns the deliveries of an agent that were put aside, page by page."""
+    RedriveParked: _aio.UnaryUnaryMultiCallable[_consumer_pb2.RedriveParkedRequest, _consumer_pb2.RedriveParkedResponse]  # type: ignore[assignment]
+    """Sends parked deliveries on their way again, as first attempts."""
+    DropParked: _aio.UnaryUnaryMultiCallable[_consumer_pb2.DropParkedRequest, _consumer_pb2.DropParkedResponse]  # type: ignore[assignment]
+    """Gives parked deliveries up."""
     Acknowledge: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.AcknowledgeRequest, _agent_service_pb2.AcknowledgeResponse]  # type: ignore[assignment]
     """Moves the agent's durable cursor forward. An older position is not an error and changes
-    nothing; the response says where the cursor is.
+    nothing; the response says where the cursor is. If consumers share the agent's inbox, this
+    settles all deliveries up to there, whoever has them.
     """
     WaitForAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.WaitForAgentRequest, _agent_service_pb2.WaitForAgentResponse]  # type: ignore[assignment]
     """Waits until an agent has passed an event: until it has nothing left to process up to there, or
@@ -323,13 +392,83 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Consume(
+        self,
+        request_iterator: _MaybeAsyncIterator[_consumer_pb2.ConsumeRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_consumer_pb2.ConsumeResponse], _abc.AsyncIterator[_consumer_pb2.ConsumeResponse]]:
+        """Shares the agent's inbox among consumers: each delivery goes to one of them, which settles it.
+        See consumer.proto for the messages.
+
+        Guarantees
+          At least once  A delivery is outstanding until it is settled. It comes again, to any consumer,
+                     when its claim runs out, a consumer asks for a retry, or one leaves.
+          One at a time  Nobody else has a delivery while a claim on it lasts. What is said of a lost
+                     claim changes nothing, and is answered so.
+          In order   No two deliveries of one data key are with consumers at a time, and a datum's come
+                     in the order of the log. A parked one lets the next go on.
+          Durable    Claims, attempts and what is parked survive restarts of the server and of the
+                     store. They are the store's own: XINFO GROUPS and XPENDING of the agent's inbox
+                     show the group "consumers".
+
+        What is settled moves the agent's durable cursor: it stands before the first delivery that is
+        not. The first consumer begins at the durable cursor. A change of the agent's needs is not told
+        as such; what it brings comes as deliveries. Listen is not affected by consumers.
+        """
+
+    @_abc_1.abstractmethod
+    def GetConsumerGroup(
+        self,
+        request: _consumer_pb2.GetConsumerGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.GetConsumerGroupResponse, _abc.Awaitable[_consumer_pb2.GetConsumerGroupResponse]]:
+        """Returns who consumes an agent's deliveries, how far they are, and what holds them up."""
+
+    @_abc_1.abstractmethod
+    def SeekConsumerGroup(
+        self,
+        request: _consumer_pb2.SeekConsumerGroupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.SeekConsumerGroupResponse, _abc.Awaitable[_consumer_pb2.SeekConsumerGroupResponse]]:
+        """Moves the place from which consumers of an agent go on, forwards or backwards. Everything that
+        is outstanding is cleared, and whoever has it is told and can settle it no more; what was sent on
+        its way again is parked again. The durable cursor moves along. What lies before the agent's
+        inbox does not come: for that, see RegisterAgentRequest.last_seen_sequence.
+        """
+
+    @_abc_1.abstractmethod
+    def ListParked(
+        self,
+        request: _consumer_pb2.ListParkedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.ListParkedResponse, _abc.Awaitable[_consumer_pb2.ListParkedResponse]]:
+        """Returns the deliveries of an agent that were put aside, page by page."""
+
+    @_abc_1.abstractmethod
+    def RedriveParked(
+        self,
+        request: _consumer_pb2.RedriveParkedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.RedriveParkedResponse, _abc.Awaitable[_consumer_pb2.RedriveParkedResponse]]:
+        """Sends parked deliveries on their way again, as first attempts."""
+
+    @_abc_1.abstractmethod
+    def DropParked(
+        self,
+        request: _consumer_pb2.DropParkedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_consumer_pb2.DropParkedResponse, _abc.Awaitable[_consumer_pb2.DropParkedResponse]]:
+        """Gives parked deliveries up."""
+
+    @_abc_1.abstractmethod
     def Acknowledge(
         self,
         request: _agent_service_pb2.AcknowledgeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.AcknowledgeResponse, _abc.Awaitable[_agent_service_pb2.AcknowledgeResponse]]:
         """Moves the agent's durable cursor forward. An older position is not an error and changes
-        nothing; the response says where the cursor is.
+        nothing; the response says where the cursor is. If consumers share the agent's inbox, this
+        settles all deliveries up to there, whoever has them.
         """
 
     @_abc_1.abstractmethod

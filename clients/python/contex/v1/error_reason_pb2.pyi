@@ -177,6 +177,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     store doesn't: an operator decides (VerifyProject with repair). Read again from a sequence, not
     from a cursor. Not retryable.
     """
+    ERROR_REASON_CONSUMER_REPLACED: _ErrorReason.ValueType  # 36
+    """ABORTED. Another stream has begun that consumes under the same name for the agent. If that is
+    not the same process, give each consumer a name of its own. Not retryable.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with the domain
@@ -340,5 +344,9 @@ was given) and "tail_sequence" (the newest event that there is). What was read u
 include events that are gone. A publish is refused so where the archive holds events that the
 store doesn't: an operator decides (VerifyProject with repair). Read again from a sequence, not
 from a cursor. Not retryable.
+"""
+ERROR_REASON_CONSUMER_REPLACED: ErrorReason.ValueType  # 36
+"""ABORTED. Another stream has begun that consumes under the same name for the agent. If that is
+not the same process, give each consumer a name of its own. Not retryable.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

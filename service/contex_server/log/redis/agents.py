@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from contex_server.kernel.config import Settings
+from contex_server.kernel.inbox_ids import inbox_id
 from contex_server.kernel.model import SERVICE, Origin, Range, Sequence
 from contex_server.log.agents import (
     AgentRecord,
@@ -106,7 +107,7 @@ class RedisAgents(Facet, AgentStore):
     ) -> Sequence | None:
         reply = await self._client.call(
             project,
-            "contex2_acknowledge",
+            "contex3_acknowledge",
             (*agent_kinds(agent_id), "places"),
             agent_id,
             self._settings.delivery_retention_ms,
@@ -114,6 +115,7 @@ class RedisAgents(Facet, AgentStore):
             str(sequence),
             str(origin),
             "" if place is None else str(place),
+            str(inbox_id(sequence) if place is None else place),
         )
         return None if reply is None else parse_sequence(reply)
 

@@ -34,6 +34,7 @@ _FUNCTIONS = "\n".join(
         "events",
         "inboxes",
         "agents",
+        "groups",
         "match",
         "tasks",
         "state",

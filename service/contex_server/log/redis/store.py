@@ -15,6 +15,7 @@ from contex_server.log.redis.client import Client, load_functions
 from contex_server.log.redis.connections import CONNECTIONS, connect, execute_one
 from contex_server.log.redis.events import RedisDescriptions, RedisEventLog, RedisPresence
 from contex_server.log.redis.expiry import RedisExpiry
+from contex_server.log.redis.groups import RedisGroups
 from contex_server.log.redis.inboxes import RedisInboxes
 from contex_server.log.redis.keys import RedisKeys
 from contex_server.log.redis.match import RedisMatch
@@ -77,6 +78,7 @@ async def open_store(url: str, settings: Settings | None = None) -> Store:
         agents=RedisAgents(client),
         journals=RedisJournals(client),
         inboxes=RedisInboxes(client),
+        groups=RedisGroups(client),
         audit=RedisAudit(client),
         projects=RedisProjects(client),
         tasks=RedisTasks(client),

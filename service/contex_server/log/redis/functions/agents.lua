@@ -337,6 +337,7 @@ local function agent(keys, args)
     redis.call('HDEL', own .. 'places', id)
     redis.call('HDEL', own .. 'contacts', id)
     redis.call('HDEL', own .. 'deciding', 'f' .. id)
+    drop_group(own, id, true)
     drop_lease(own, id)
     if limits.retention_ms > 0 then
       redis.call('PEXPIRE', own .. 'inbox:' .. id, limits.retention_ms)
@@ -348,6 +349,7 @@ local function agent(keys, args)
   end
   redis.call('HSET', a.agents, id, new)
   if cursor ~= '' then
+    drop_group(own, id, false)
     redis.call('HSET', a.cursors, id, cursor)
     local asked = redis.call('HGET', own .. 'deciding', 'f' .. id)
     if not asked or is_after(asked, cursor) then

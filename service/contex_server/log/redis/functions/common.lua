@@ -18,6 +18,13 @@ local TAG_VALID_UNTIL = '\122' -- field 15, a google.protobuf.Timestamp: 15 * 8 
 -- the hash <descriptions> (K)nows it, or L: only its latest event tells.
 local STATE = '^(%d+) (%S+) (.)(.*)$'
 
+-- The kinds of an agent's keys that hold what was decided for it, and what its consumers share; see
+-- functions/inboxes.lua and functions/groups.lua.
+local GROUP_KINDS = { 'again:', 'due:', 'busy:', 'waiting:', 'group:', 'parked:' }
+local DECIDED_KINDS = {
+  'inbox:', 'base:', 'base-new:', 'again:', 'due:', 'busy:', 'waiting:', 'group:', 'parked:',
+}
+
 -- Multi-value commands go out in chunks: Lua's unpack is bounded by its C stack.
 local CHUNK = 1000
 

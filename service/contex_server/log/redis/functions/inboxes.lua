@@ -97,6 +97,15 @@ local function leaves(keys, id)
   return false
 end
 
+-- Ends what an agent's consumers share: they begin anew where the agent stands. What is parked stays,
+-- unless the agent goes.
+local function drop_group(own, id, with_parked)
+  redis.pcall('XGROUP', 'DESTROY', own .. 'inbox:' .. id, 'consumers')
+  for i, kind in ipairs(GROUP_KINDS) do
+    if with_parked or i < #GROUP_KINDS then redis.call('DEL', own .. kind .. id) end
+  end
+end
+
 -- Before what decides for an agent is noted: one that begins with the past of an earlier agent of its
 -- id has none of what that was sent, and nothing could be added before it. Likewise one that begins
 -- anew.
@@ -107,6 +116,7 @@ local function begins(keys, id, own, anew)
   local last, n = string.match(tail_of(inbox), '^(%d+)-(%d+)$')
   local own_n = tonumber(string.match(own, '%d+$'))
   if tonumber(last) > ms or tonumber(last) == ms and tonumber(n) >= (own_n + 1) * 1048576 then
+    drop_group(string.sub(keys[1], 1, -9), id, false)
     redis.call('DEL', inbox, string.sub(keys[1], 1, -9) .. 'base:' .. id)
     redis.call('HDEL', keys[1], 't' .. id, 'l' .. id)
   end
@@ -279,7 +289,7 @@ local function decided_kinds(own)
   local kinds = { 'deciding', 'decided', 'decisions', 'places' }
   for shard = 0, SHARDS - 1 do kinds[#kinds + 1] = 'holders:' .. shard end
   for _, id in ipairs(redis.call('HKEYS', own .. 'decided')) do
-    for _, kind in ipairs({ 'inbox:', 'base:', 'base-new:' }) do kinds[#kinds + 1] = kind .. id end
+    for _, kind in ipairs(DECIDED_KINDS) do kinds[#kinds + 1] = kind .. id end
   end
   return kinds
 end

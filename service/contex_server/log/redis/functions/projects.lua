@@ -197,13 +197,13 @@ local function delete_project(keys, args)
     end
   end
   for _, id in ipairs(redis.call('SMEMBERS', own .. 'journals')) do
-    for _, kind in ipairs({ 'journal:', 'sent:', 'streams:', 'inbox:', 'base:', 'base-new:' }) do
+    for _, kind in ipairs({ 'journal:', 'sent:', 'streams:', unpack(DECIDED_KINDS) }) do
       kinds[#kinds + 1] = kind .. id
     end
   end
   -- Also of agents that came with an import, and have no journal here yet.
   for _, id in ipairs(redis.call('HKEYS', own .. 'decided')) do
-    for _, kind in ipairs({ 'inbox:', 'base:', 'base-new:' }) do kinds[#kinds + 1] = kind .. id end
+    for _, kind in ipairs(DECIDED_KINDS) do kinds[#kinds + 1] = kind .. id end
   end
   local bucket, name = string.match(own, '^(ctx:{%d+}):p:(.*):$')
   local gone = args[7] .. last
