@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from contex_server.agents.room import AgentsRoom, open_agents
 from contex_server.audit.room import AuditRoom, open_audit
 from contex_server.events.room import EventsRoom, open_events
+from contex_server.groups.room import GroupsRoom, open_groups
 from contex_server.inbox.room import InboxRoom, open_inbox
 from contex_server.kernel.config import Settings
 from contex_server.kernel.growth import Growth
@@ -31,6 +32,7 @@ class Rooms:
     match: MatchRoom
     inbox: InboxRoom
     agents: AgentsRoom
+    groups: GroupsRoom
     audit: AuditRoom
     projects: ProjectsRoom
     transfer: TransferRoom
@@ -58,9 +60,10 @@ async def open_rooms(
     match = open_match(settings, storage, embeddings, events.hub, state.reader, stack)
     inbox = open_inbox(settings, storage, events.hub, match, growth, stack)
     agents = open_agents(settings, storage, embeddings, state.reader, match, inbox, growth, stack)
+    groups = open_groups(settings, storage, events.hub, inbox, agents, stack)
     audit = open_audit(storage, agents.journals, stack)
     projects = await open_projects(
         settings, storage, embeddings, state.reader, inbox.reader, growth, stack
     )
     transfer = open_transfer(storage, events.publisher, projects, growth, models, settings.limits)
-    return Rooms(storage, events, state, match, inbox, agents, audit, projects, transfer)
+    return Rooms(storage, events, state, match, inbox, agents, groups, audit, projects, transfer)

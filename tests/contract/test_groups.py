@@ -60,7 +60,7 @@ class Group:
         self, *consumers: str, start: Sequence = BEGINNING, held: Iterable[str] = ()
     ) -> None:
         for consumer in consumers:
-            self.epoch = await self.store.groups.open(P, A, start, consumer, held)
+            self.epoch = await self.store.groups.open(P, A, start, consumer, "s" + consumer, held)
 
     async def decided(self, *keys: str, change: Change = Change.MATCHED) -> list[Sequence]:
         """Adds entries of these data keys; returns their places."""
@@ -84,7 +84,9 @@ class Group:
         return taken
 
     async def one(self, consumer: str = "a", count: int = 1) -> list[Claimed]:
-        return (await self.take((consumer, count))).claims[0]
+        (claims,) = (await self.take((consumer, count))).claims
+        assert claims is not None
+        return claims
 
     async def settle(
         self, verb: Verb, *claims: Claimed, consumer: str = "a", more: str = ""
@@ -168,10 +170,10 @@ async def test_a_retry_waits_and_so_do_others_of_its_key(group: Group) -> None:
     assert await group.settle(Verb.RETRY, claim, more="60000") == [Outcome.DONE]
     taken = await group.take(("a", 10))
     assert taken.claims == [[]]
-    assert taken.due_ms is not None
+    assert taken.due_in_ms is not None
     state = await group.state()
     assert (state.outstanding, state.delayed, state.waiting) == (3, 1, 1)
-    assert [c for c in state.consumers if c.name == "a"][0].outstanding == 1
+    assert next(c for c in state.consumers if c.name == "a").outstanding == 1
     (blocker,) = await group.store.groups.blockers(P, A, 5)
     assert blocker[:2] == ("k", 1)
     assert (blocker.place, blocker.consumer, blocker.attempt) == (claim.entry.id, "", 1)
@@ -179,7 +181,7 @@ async def test_a_retry_waits_and_so_do_others_of_its_key(group: Group) -> None:
 
 async def test_a_claim_runs_out_unless_it_is_extended(group: Group) -> None:
     await group.decided("k", "l")
-    short = [Demand("a", "s", 2, 1)]
+    short = [Demand("a", "sa", 2, 1)]
     taken = await group.store.groups.take(P, A, group.epoch, short, most=9, tries=9, noted=True)
     assert taken is not None
     kept, lost = taken.claims[0]
@@ -345,14 +347,25 @@ async def test_deliveries_without_a_key_do_not_wait(group: Group) -> None:
     assert places(await group.one(count=5)) == decided
 
 
+async def test_a_stream_of_the_same_name_takes_over(group: Group, store: Store) -> None:
+    await group.decided("k")
+    await store.groups.open(P, A, BEGINNING, "a", "another", ())
+    assert (await group.take(("a", 1))).claims == [None]
+    await store.groups.settle(P, A, group.epoch, [], leaving=[("a", "sa")], parked=5)
+    demand = Demand("a", "another", 1, 1_000)
+    taken = await store.groups.take(P, A, group.epoch, [demand], most=5, tries=9, noted=True)
+    assert taken is not None
+    assert taken.claims[0]
+
+
 async def test_consumers_leave(group: Group, redis: Redis, store: Store) -> None:
     await group.decided("k", "l")
     (claim,) = await group.one("a")
     groups = store.groups
-    await groups.settle(P, A, group.epoch, [], leaving=["a", "b"], parked=5)
+    await groups.settle(P, A, group.epoch, [], leaving=[("a", "sa"), ("b", "sb")], parked=5)
     assert {each.name for each in (await group.state()).consumers} == {"a"}
     await group.settle(Verb.ACK, claim)
-    await groups.settle(P, A, group.epoch, [], leaving=["a"], parked=5)
+    await groups.settle(P, A, group.epoch, [], leaving=[("a", "sa")], parked=5)
     assert (await group.state()).consumers == []
 
 

@@ -66,6 +66,8 @@ _WITHOUT_PROJECT = frozenset(
         *("GetAgent", "UpdateAgent", "UnregisterAgent", "Listen", "Acknowledge", "WaitForAgent"),
         "GetAgentContext",
         "RecordFeedback",
+        *("Consume", "GetConsumerGroup", "SeekConsumerGroup"),
+        *("ListParked", "RedriveParked", "DropParked"),
     }
 )
 """The methods that don't need the project that they name to exist; all others read one."""

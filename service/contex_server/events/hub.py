@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
@@ -28,6 +29,13 @@ _IDLE_TURN_S = 50e-6
 """A turn that takes less is one of an idle loop."""
 
 
+class Dependent(Protocol):
+    """What ends with a channel."""
+
+    def fail(self, error: ContexError) -> None:
+        """Ends it."""
+
+
 @dataclass(slots=True, eq=False)
 class Channel:
     """New events of a project, while somebody here follows it.
@@ -37,7 +45,7 @@ class Channel:
         start: Where it began to follow.
         followed: Whether it is followed by now, or has failed.
         users: Number of holders that keep the channel open.
-        depending: Feeds of other things than its events that end with it.
+        depending: Others that end with it: feeds of other things than its events, and consumers.
     """
 
     project: str
@@ -46,7 +54,7 @@ class Channel:
     users: int = 0
     start: Sequence = field(init=False)
     followed: asyncio.Event = field(default_factory=asyncio.Event)
-    depending: set[Feed] = field(default_factory=set)
+    depending: set[Dependent] = field(default_factory=set)
     _error: ContexError | None = None
     _feeds: dict[EventFilter, Feed] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ A decider of this process hands over what it has written. What others decide is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -110,6 +110,7 @@ class InboxHub:
         self._awaited: dict[tuple[str, str], asyncio.Event] = {}
         """Agents that streams wait to hear of."""
         self._listeners: list[Callable[[str, Container[str] | None], None]] = []
+        self._fill_listeners: list[Callable[[str, Iterable[str]], None]] = []
         self._failures = Failures("inboxes_unread")
         self._task = asyncio.create_task(self._run(), name="contex-inboxes")
 
@@ -122,6 +123,11 @@ class InboxHub:
         """Calls `listener` with a project and the agents for which something was decided, as far as
         this process hears of it; None are any."""
         self._listeners.append(listener)
+
+    def listen_filled(self, listener: Callable[[str, Iterable[str]], None]) -> None:
+        """Calls `listener` with a project and the agents whose inboxes have got something, as far
+        as this process hears of it; none are many."""
+        self._fill_listeners.append(listener)
 
     @property
     def feeds(self) -> list[Feed]:
@@ -223,6 +229,9 @@ class InboxHub:
         self._tell_waiting(project, agents)
         for listener in self._listeners:
             listener(project, agents)
+        if sizes:
+            for filled in self._fill_listeners:
+                filled(project, sizes)
         position = _position(upto)
         for agent_id, listening in self._projects.get(project, {}).items():
             if agent_id in agents:
@@ -350,6 +359,8 @@ class InboxHub:
         self._tell_waiting(project, frozenset(agent_ids) or None)
         for listener in self._listeners:
             listener(project, frozenset(agent_ids) or None)
+        for filled in self._fill_listeners:
+            filled(project, agent_ids)
         decided_here = self._decided_here.get(project, frozenset())
         agents = self._projects.get(project, {})
         for agent_id in agent_ids or agents:

@@ -420,7 +420,7 @@ class InboxReader:
         (entry,) = await self.log.get(project, [event]) if event > BEGINNING else (None,)
         return place if entry is None else inbox_id(event_codec.proven(entry))
 
-    async def _has_begun(
+    async def has_begun(
         self,
         project: str,
         agent_id: str,
@@ -497,7 +497,7 @@ class InboxReader:
 
         async def pages(position: Sequence, resumed: bool) -> AsyncGenerator[Selected, None]:
             until = inbox_id((await self.log.bounds(project)).tail)
-            while not await self._has_begun(project, agent_id, registered_ms, position, until):
+            while not await self.has_begun(project, agent_id, registered_ms, position, until):
                 yield Selected([], position, last=False)
                 await heard(_BEGUN_S)
             latest, told = None, Trimmed()

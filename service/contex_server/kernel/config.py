@@ -53,6 +53,14 @@ class Limits(BaseModel):
     min_valid_seconds: int = 1
     max_valid_seconds: int = 10 * 365 * 24 * 3600
     wait_ms: int = 60_000
+    consumer_messages: int = 1_000
+    consumer_bytes: int = 64 * MIB
+    ack_deadline_ms: tuple[int, int] = (1_000, 3_600_000)
+    attempts: int = 1_000
+    retry_delay_ms: int = 7 * 24 * 3_600_000
+    park_reason_chars: int = 1_000
+    outstanding: int = 10_000
+    parked: int = 10_000
 
     @property
     def response_message_bytes(self) -> int:

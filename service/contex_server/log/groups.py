@@ -65,9 +65,8 @@ class Taken(NamedTuple):
     """What consumers were given.
 
     Attributes:
-        claims: Of each consumer, in the order of the demands.
-        due_ms: When the next of those outstanding can be had, unix milliseconds by the store's
-            clock; None: there are none.
+        claims: Of each consumer, in the order of the demands; None if another stream has its name.
+        due_in_ms: When the next of those outstanding can be had; None: there are none.
         blocked: Nothing new was handed out, for as many are outstanding as may be.
         outstanding: How many are.
         missed: What was missed since somebody was told.
@@ -75,8 +74,8 @@ class Taken(NamedTuple):
         position: Up to where the inbox has been handed out.
     """
 
-    claims: list[list[Claimed]]
-    due_ms: int | None
+    claims: list[list[Claimed] | None]
+    due_in_ms: int | None
     blocked: bool
     outstanding: int
     missed: Gaps
@@ -214,9 +213,12 @@ class GroupStore(Protocol):
         agent_id: str,
         start: Sequence,
         consumer: str,
+        stream_id: str,
         held: Iterable[str],
     ) -> int:
         """Lets a consumer in, and gives back what it has had and is not `held`; returns the epoch.
+
+        A former stream of the consumer is given nothing more.
 
         Args:
             start: The place in the inbox after which consumers begin, if there have been none.
@@ -250,7 +252,7 @@ class GroupStore(Protocol):
         settlements: Iterable[Settlement],
         *,
         cursor: Sequence | None = None,
-        leaving: Iterable[str] = (),
+        leaving: Iterable[tuple[str, str]] = (),
         parked: int,
     ) -> Settled | None:
         """Notes what has become of deliveries; None if the epoch is over.
@@ -259,7 +261,7 @@ class GroupStore(Protocol):
 
         Args:
             cursor: A place up to which everything is settled: the agent's cursor moves there.
-            leaving: Consumers that leave.
+            leaving: Consumers that leave, and their streams.
             parked: How many may be parked.
 
         Raises:

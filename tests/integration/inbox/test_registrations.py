@@ -662,7 +662,7 @@ async def test_a_stream_waits_for_that_past_also_once_its_agent_has_left(
         looks.append(has)
         return has
 
-    begins, has_it_begun = Changes._begins, InboxReader._has_begun
+    begins, has_it_begun = Changes._begins, InboxReader.has_begun
     monkeypatch.setattr(Changes, "_begins", begin)
     decides.set()
     (place,) = await word_api.publish(event("one", b'"beta"'))
@@ -672,7 +672,7 @@ async def test_a_stream_waits_for_that_past_also_once_its_agent_has_left(
     decides.clear()
     await word_api.register("a", "beta", last_seen_sequence="0")
     answer = await word_api.register("a", "beta", last_seen_sequence=place)
-    monkeypatch.setattr(InboxReader, "_has_begun", has_begun)
+    monkeypatch.setattr(InboxReader, "has_begun", has_begun)
     stream = word_api.listen("a", cursor=answer.cursor)
     await eventually(lambda: looks)
     await unregister(word_api)

@@ -11,11 +11,11 @@ from contex.v1 import event_pb2
 
 from contex_server.agents.registry import AgentSpec, Registration
 from contex_server.api.agents import messages
+from contex_server.api.groups.servicer import GroupServicer
 from contex_server.api.match import checks
 from contex_server.api.match.messages import BatchRoom, answered, batch_room
 from contex_server.api.shared import cursors, fields, ranges
 from contex_server.api.shared.cursors import Token
-from contex_server.api.shared.servicer import Servicer
 from contex_server.events.feed import Part
 from contex_server.events.stream import Message, stream
 from contex_server.inbox.progress import Passing
@@ -37,7 +37,7 @@ _INLINE_BYTES = 16 * 1024
 As they are, a mebibyte takes 5 ms."""
 
 
-class AgentServicer(Servicer):
+class AgentServicer(GroupServicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["AgentService"]
 
     async def register_agent(

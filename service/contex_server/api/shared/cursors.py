@@ -49,6 +49,7 @@ class Token(IntEnum):
     EXPORT = 13
     PROJECTS_PAGE = 14
     INBOX = 15
+    PARKED_PAGE = 16
 
 
 def encode_position(token: Token, project: str, position: Sequence) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contex.v1 import agent_service_pb2 as agent_pb
+from contex.v1 import consumer_pb2 as consumer_pb
 from contex.v1 import event_pb2 as event
 from contex.v1 import event_service_pb2 as event_pb
 from contex.v1 import match_service_pb2 as match_pb
 
 from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import Token, decode_inbox, decode_position
-from contex_server.kernel.inbox_ids import LAST_N, event_of, inbox_id
+from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.inbox_ids import LAST_N, event_of, inbox_id, last_place
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence
 from contex_server.log.pages import check_readable, check_same_log
 from contex_server.log.port import Bounds, EventLog
@@ -90,6 +92,35 @@ async def inbox_start_of(
         position.n >= LAST_N if request.cursor else request.HasField("from_time")
     ):
         return place
+    await check_same_log(log, request.project, bounds, position, readable=False)
+    return place
+
+
+def seek_position(request: consumer_pb.SeekConsumerGroupRequest) -> Sequence | None:
+    """The place in an agent's inbox that is sought; None: its request's edge."""
+    match request.WhichOneof("position"):
+        case "cursor":
+            return decode_inbox(request.project, request.cursor, "cursor")
+        case "after_sequence":
+            return inbox_id(fields.sequence(request.after_sequence, "after_sequence"))
+        case "from_time":
+            return inbox_id(fields.from_time(request.from_time))
+        case "edge":
+            fields.enum(request.edge, event.Edge.DESCRIPTOR, "edge", unspecified=False)
+            return None
+    raise invalid_field("position", "after_sequence, from_time, cursor or edge is required")
+
+
+async def seek_place(
+    log: EventLog, request: consumer_pb.SeekConsumerGroupRequest, place: Sequence | None
+) -> Sequence:
+    """The place that is sought: what `seek_position` returned, or the request's edge."""
+    bounds = await log.bounds(request.project)
+    if place is None:
+        return last_place(bounds.tail) if request.edge == event.EDGE_END else BEGINNING
+    position = event_of(place)
+    if request.HasField("from_time"):
+        return min(place, last_place(bounds.tail))
     await check_same_log(log, request.project, bounds, position, readable=False)
     return place
 

@@ -42,15 +42,12 @@ class RedisGroups(Facet, GroupStore):
         agent_id: str,
         start: Sequence,
         consumer: str,
+        stream_id: str,
         held: Iterable[str],
     ) -> int:
         kinds = (f"group:{agent_id}",)
-        place = f"{start.ms}-{start.n}"
-        return int(
-            await self._client.call(
-                project, "contex1_open_group", kinds, agent_id, place, consumer, *held
-            )
-        )
+        of = (agent_id, f"{start.ms}-{start.n}", consumer, stream_id)
+        return int(await self._client.call(project, "contex1_open_group", kinds, *of, *held))
 
     async def take(
         self,
@@ -81,8 +78,8 @@ class RedisGroups(Facet, GroupStore):
         due, blocked, outstanding, superseded, dropped, removed, exhausted, position, *rows = reply
         tried = iter(exhausted)
         return Taken(
-            [_claims(row) for row in rows],
-            int(float(due)) if due else None,
+            [_claims(row) if isinstance(row, list) else None for row in rows],
+            int(due) if due else None,
             bool(blocked),
             int(outstanding),
             Gaps(int(superseded), int(dropped), int(removed)),
@@ -98,13 +95,13 @@ class RedisGroups(Facet, GroupStore):
         settlements: Iterable[Settlement],
         *,
         cursor: Sequence | None = None,
-        leaving: Iterable[str] = (),
+        leaving: Iterable[tuple[str, str]] = (),
         parked: int,
     ) -> Settled | None:
         several = list(settlements)
         parts: list[Any] = [part for settlement in several for part in settlement]
-        for consumer in leaving:
-            parts += ("l", consumer, "", 0, "")
+        for consumer, stream_id in leaving:
+            parts += ("l", consumer, stream_id, 0, "")
         if cursor is not None:
             place = f"{cursor.ms}-{cursor.n}" if entry_of(cursor) else ""
             parts += ("c", "", place, 0, str(event_of(cursor)))

@@ -19,7 +19,7 @@
 --                   inbox's base was taken, while the group is behind what was trimmed; "held" the
 --                   place before which the agent's cursor stays as long as something of the base is
 --                   outstanding; "known" what had been trimmed when that was last compared;
---                   "superseded", "dropped", "removed" what was missed
+--                   "superseded", "dropped", "removed" what was missed; "n<consumer>" its stream
 local GROUP, WAITING = 'consumers', '~waiting'
 local NEED, RELATIVE_NEED, FILTER = 29, 33, 5 -- bytes; see inbox/entry.py
 local REGISTERED = 15
@@ -171,15 +171,16 @@ end
 -- Lets a consumer in. What it had and has no more is given back.
 --
 -- KEYS  group
--- ARGV  agent, where a new group begins, the consumer, then the refs that it still has
+-- ARGV  agent, where a new group begins, the consumer, its stream, then the refs that it still has
 -- Returns the epoch
 local function open_group(keys, args)
   local g = group_by_key(keys[1], args)
   if redis.call('HEXISTS', g.meta, 'epoch') == 0 or not group_info(g.inbox) then
     begin_group(g, args[2], new_epoch(g))
   end
+  redis.call('HSET', g.meta, 'n' .. args[3], args[4])
   local has = {}
-  for i = 4, #args do has[args[i]] = true end
+  for i = 5, #args do has[args[i]] = true end
   local back = false
   for _, stream in ipairs({ g.inbox, g.again }) do
     for _, row in ipairs(redis.call('XPENDING', stream, GROUP, '-', '+', 10000, args[3])) do
@@ -192,6 +193,16 @@ local function open_group(keys, args)
   end
   if back then tell_servers(g) end
   return redis.call('HGET', g.meta, 'epoch')
+end
+
+-- Lets go of a consumer that has left, once it has nothing.
+local function forget(g, consumer)
+  if redis.call('HEXISTS', g.meta, 'n' .. consumer) == 1 then return end
+  for _, stream in ipairs({ g.inbox, g.again }) do
+    if #redis.call('XPENDING', stream, GROUP, '-', '+', 1, consumer) == 0 then
+      redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, consumer)
+    end
+  end
 end
 
 -- Takes what was removed ahead of the group: the latest of each datum, as far as there is room.
@@ -276,9 +287,10 @@ end
 --       it is noted what is sent, the attempts after which one is parked, then for each consumer: name, stream
 --       id, how many at most, for how many ms
 -- Returns {} if the epoch is another one; else
---   {when the next one is due in unix ms or "", whether as many are outstanding as may be, how many are
+--   {in how many ms the next one is due or "", whether as many are outstanding as may be, how many are
 --    outstanding, superseded, dropped, removed that were missed, for each that was tried too often ref and attempts,
---    the group's position, then for each consumer: {ref, id in the inbox, attempt, "R" or "", entry, …}}
+--    the group's position, then for each consumer: {ref, id in the inbox, attempt, "R" or "", entry, …},
+--    or 0 if another stream has its name}
 local function take(keys, args)
   local g = group_by_key(keys[1], args)
   local info = redis.call('HGET', g.meta, 'epoch') == args[2] and group_info(g.inbox)
@@ -288,11 +300,12 @@ local function take(keys, args)
   local tries = tonumber(args[7])
   local consumers, left = {}, 0
   for i = 8, #args, 4 do
+    local is = redis.call('HGET', g.meta, 'n' .. args[i]) == args[i + 1]
     consumers[#consumers + 1] = {
-      name = args[i], stream_id = args[i + 1], left = tonumber(args[i + 2]),
-      deadline = whole(ms + tonumber(args[i + 3])), taken = {},
+      name = args[i], stream_id = args[i + 1], left = is and tonumber(args[i + 2]) or 0,
+      deadline = whole(ms + tonumber(args[i + 3])), taken = {}, replaced = not is,
     }
-    left = left + tonumber(args[i + 2])
+    left = left + consumers[#consumers].left
   end
   local turn = 0
   local function next_consumer()
@@ -311,7 +324,7 @@ local function take(keys, args)
   end
 
   -- What is due.
-  local exhausted, lost, freed = {}, 0, true
+  local exhausted, lost, freed, owners = {}, 0, true, {}
   while left > 0 and freed do
     freed = false
     local due = redis.call('ZRANGEBYSCORE', g.due, '-inf', whole(ms), 'LIMIT', 0, left)
@@ -319,6 +332,7 @@ local function take(keys, args)
       local consumer = left > 0 and next_consumer()
       if not consumer then break end
       local owner, attempt = claim_of(g, ref)
+      if owner and owner ~= WAITING then owners[owner] = true end
       if not owner then
         freed = release(g, ref) or freed
       elseif attempt >= tries then
@@ -342,6 +356,8 @@ local function take(keys, args)
       end
     end
   end
+
+  for owner in pairs(owners) do forget(g, owner) end
 
   -- What is new.
   local outstanding = info.pending + group_info(g.again).pending
@@ -409,7 +425,7 @@ local function take(keys, args)
   for i, consumer in ipairs(consumers) do
     if #consumer.taken > 0 and args[6] == '1' then
       note_taken(g, limits, consumer.stream_id, consumer.taken)
-    elseif #consumer.taken == 0 then
+    elseif #consumer.taken == 0 and not consumer.replaced then
       -- The store notes that it has asked.
       redis.call('XREADGROUP', 'GROUP', GROUP, consumer.name, 'COUNT', 1, 'STREAMS', g.again, '18446744073709551615-0')
     end
@@ -421,12 +437,12 @@ local function take(keys, args)
       flat[#flat + 1] = t.kind == 'R' and 'R' or ''
       flat[#flat + 1] = t.body
     end
-    told[i] = flat
+    told[i] = consumer.replaced and 0 or flat
   end
   local due = redis.call('ZRANGE', g.due, 0, 0, 'WITHSCORES')
   local position = group_info(g.inbox)['last-delivered-id']
   return {
-    due[2] or '', blocked and 1 or 0, outstanding, superseded, dropped, lost, exhausted, position,
+    due[2] and whole(math.max(0, tonumber(due[2]) - ms)) or '', blocked and 1 or 0, outstanding, superseded, dropped, lost, exhausted, position,
     unpack(told),
   }
 end
@@ -452,7 +468,8 @@ end
 --       "n": to be tried again: after how many ms
 --       "p": put aside: why, see "w" above
 --       "e": the claim is to last longer: for how many ms
---       "a", acknowledged; "g", given back unseen; "l", the consumer leaves: ""
+--       "a", acknowledged; "g", given back unseen: ""
+--       "l", the consumer leaves, with its stream as ref: ""
 --       "c": the agent's cursor moves to an event, as everything up to there is settled: the event, and
 --            as ref the place in the inbox if it is inside of what the event brought, or ""
 -- Returns {} if the epoch is another one; else the place up to which everything is settled or "", then
@@ -466,10 +483,9 @@ local function settle(keys, args)
     local what, consumer, ref, attempt, more = args[i], args[i + 1], args[i + 2], tonumber(args[i + 3]), args[i + 4]
     local result = 1
     if what == 'l' then
-      for _, stream in ipairs({ g.inbox, g.again }) do
-        if #redis.call('XPENDING', stream, GROUP, '-', '+', 1, consumer) == 0 then
-          redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, consumer)
-        end
+      if (redis.call('HGET', g.meta, 'n' .. consumer) or ref) == ref then
+        redis.call('HDEL', g.meta, 'n' .. consumer)
+        forget(g, consumer)
       end
     elseif what == 'c' then
       local a = agent_keys_of(g)

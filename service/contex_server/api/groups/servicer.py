@@ -1,0 +1,131 @@
+"""The part of AgentService that is about consumers: check, call the domain, convert."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from contex.v1 import consumer_pb2 as pb
+
+from contex_server.api.groups import checks, messages
+from contex_server.api.groups.session import Session
+from contex_server.api.match.messages import batch_room
+from contex_server.api.shared import cursors, fields, ranges
+from contex_server.api.shared.cursors import Token
+from contex_server.api.shared.servicer import Servicer
+from contex_server.kernel.call import Call
+from contex_server.kernel.errors import Checks, agent_not_found, invalid_field
+from contex_server.kernel.inbox_ids import event_of, inbox_id
+from contex_server.kernel.model import BEGINNING
+
+_BACKLOG = 10_000
+_BLOCKED_KEYS = 10
+
+
+class GroupServicer(Servicer):
+    async def consume(self, requests: AsyncIterator[pb.ConsumeRequest], call: Call) -> None:
+        first = await anext(requests, None)
+        if first is None:
+            raise invalid_field("start", "must be the first message")
+        start = checks.start(first, self._settings)
+        rooms, project, agent_id = self._rooms, call.project, start.agent_id
+        registered = await rooms.agents.registry.get(project, agent_id)
+        rooms.inbox.deciders.hint(project)
+        record = rooms.agents.recorder.stream(project, agent_id, call.origin, apart=True)
+        stream_id, registered_ms = record.sender.stream_id, registered.agent.registered_ms
+        async with (
+            rooms.agents.stream_contacts.stream(project, agent_id),
+            rooms.groups.consumer(
+                project, agent_id, registered_ms, start.spec, stream_id, start.held
+            ) as (group, consumer),
+        ):
+            position = registered.acknowledged
+            await record.opened(position, inbox_id(position))
+            room_bytes = batch_room(self._settings).several
+            session = Session(call, rooms.groups, self._settings, group, consumer, room_bytes)
+            try:
+                with rooms.events.presence.listener(project):
+                    await session.run(requests, start.heartbeat_s, self._drain)
+            finally:
+                record.closed()
+
+    async def get_consumer_group(
+        self, request: pb.GetConsumerGroupRequest, call: Call
+    ) -> pb.GetConsumerGroupResponse:
+        agent_id = fields.agent_id(request.agent_id)
+        await self._rooms.agents.registry.get(call.project, agent_id)
+        store = self._rooms.groups.store
+        state = await store.state(call.project, agent_id, _BACKLOG)
+        if state is None:
+            parked = await self._rooms.groups.all_parked(call.project, agent_id)
+            return pb.GetConsumerGroupResponse(parked_count=len(parked))
+        blockers = await store.blockers(call.project, agent_id, _BLOCKED_KEYS)
+        return messages.group_message(state, blockers, _BACKLOG)
+
+    async def seek_consumer_group(
+        self, request: pb.SeekConsumerGroupRequest, call: Call
+    ) -> pb.SeekConsumerGroupResponse:
+        with Checks() as check:
+            agent_id = check(fields.agent_id, request.agent_id)
+            place = check(ranges.seek_position, request)
+        registered = await self._rooms.agents.registry.get(call.project, agent_id)
+        place = await ranges.seek_place(self._log, request, place)
+        subscriber = await self._rooms.inbox.reader.subscriber(call.project, agent_id)
+        if (
+            subscriber is not None
+            and subscriber.agent.registered_ms == registered.agent.registered_ms
+        ):
+            place = max(place, subscriber.first_place)
+        cleared = await self._rooms.groups.store.seek(call.project, agent_id, place, call.origin)
+        if cleared is None:
+            raise agent_not_found(call.project, agent_id)
+        return pb.SeekConsumerGroupResponse(
+            position_sequence=str(event_of(place)), cleared_count=cleared
+        )
+
+    async def list_parked(self, request: pb.ListParkedRequest, call: Call) -> pb.ListParkedResponse:
+        token, after = Token.PARKED_PAGE, BEGINNING
+        with Checks() as check:
+            agent_id = check(fields.agent_id, request.agent_id)
+            size = check(fields.page_size, request.page_size, self._limits)
+            if request.page_token:
+                after = check(cursors.decode_position, token, call.project, request.page_token)
+        await self._rooms.agents.registry.get(call.project, agent_id)
+        page = await self._rooms.groups.parked(call.project, agent_id, after, size + 1)
+        response, size_bytes = pb.ListParkedResponse(), 0
+        for parked, delivery in page[:size]:
+            message = messages.parked_message(parked, delivery)
+            size_bytes += message.ByteSize()
+            if response.deliveries and size_bytes > self._limits.page_bytes:
+                break
+            response.deliveries.append(message)
+            after = parked.id
+        there = await self._rooms.groups.store.parked(call.project, agent_id, after, 1)
+        if response.deliveries and there:
+            response.next_page_token = cursors.encode_position(token, call.project, after)
+        return response
+
+    async def redrive_parked(
+        self, request: pb.RedriveParkedRequest, call: Call
+    ) -> pb.RedriveParkedResponse:
+        with Checks() as check:
+            agent_id = check(fields.agent_id, request.agent_id)
+            ids = check(checks.parked_ids, request.parked_ids)
+        await self._rooms.agents.registry.get(call.project, agent_id)
+        groups = self._rooms.groups
+        ids = ids or await groups.all_parked(call.project, agent_id)
+        count = await groups.store.redrive(call.project, agent_id, ids)
+        groups.heard(call.project, [agent_id])
+        return pb.RedriveParkedResponse(redriven_count=count)
+
+    async def drop_parked(self, request: pb.DropParkedRequest, call: Call) -> pb.DropParkedResponse:
+        with Checks() as check:
+            agent_id = check(fields.agent_id, request.agent_id)
+            ids = check(checks.parked_ids, request.parked_ids, at_least=int(not request.all))
+            if request.all and request.parked_ids:
+                check.refuse("all", "must not be set with parked_ids")
+        await self._rooms.agents.registry.get(call.project, agent_id)
+        groups = self._rooms.groups
+        if request.all:
+            ids = await groups.all_parked(call.project, agent_id)
+        count = await groups.store.drop(call.project, agent_id, ids)
+        return pb.DropParkedResponse(dropped_count=count)

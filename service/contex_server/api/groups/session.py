@@ -1,0 +1,145 @@
+"""One stream of Consume: what the client says and what it is told, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from contex.v1 import consumer_pb2 as pb
+
+from contex_server.api.groups import checks, messages
+from contex_server.events.feed import Delivery
+from contex_server.groups.consumer import Blocked, Claim, Consumer
+from contex_server.groups.group import Group
+from contex_server.groups.room import GroupsRoom
+from contex_server.kernel.call import Call
+from contex_server.kernel.config import Settings
+from contex_server.kernel.drain import Drain
+from contex_server.kernel.errors import ContexError, invalid_field, shutting_down
+
+
+class Session:
+    """A consumer's stream, once it has begun."""
+
+    def __init__(
+        self,
+        call: Call,
+        room: GroupsRoom,
+        settings: Settings,
+        group: Group,
+        consumer: Consumer,
+        room_bytes: int,
+    ) -> None:
+        self._call = call
+        self._room = room
+        self._settings = settings
+        self._group = group
+        self._consumer = consumer
+        self._room_bytes = room_bytes
+        self._texts: dict[str, str] = {}
+        self._ended = False
+
+    async def run(
+        self, requests: AsyncIterator[pb.ConsumeRequest], heartbeat_s: float, drain: Drain
+    ) -> None:
+        """Serves the stream until the client ends it, and gives back what it has not settled.
+
+        Raises:
+            ContexError: SHUTTING_DOWN, CONSUMER_REPLACED, AGENT_NOT_FOUND; INVALID_FIELD.
+        """
+        consumer = self._consumer
+
+        def stop() -> None:
+            consumer.fail(shutting_down())
+
+        reading = asyncio.create_task(self._read_all(requests))
+        drain.add(stop)
+        try:
+            if drain.started:
+                stop()
+            while not (self._ended and consumer.is_done):
+                await self._tell_next(heartbeat_s)
+        finally:
+            drain.remove(stop)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            # The client never saw them.
+            unseen = [claim for claim in consumer.claims.values() if not claim.sent]
+            self._group.give_back(consumer, unseen, seen=False)
+
+    async def _read_all(self, requests: AsyncIterator[pb.ConsumeRequest]) -> None:
+        group, consumer = self._group, self._consumer
+        try:
+            async for request in requests:
+                self._take(request)
+                await consumer.keeps_up()
+            # The client has said all that it has to say.
+            consumer.drain()
+            claims = [*consumer.claims.values()]
+            group.give_back(consumer, [c for c in claims if not c.sent], seen=False)
+            group.give_back(consumer, [c for c in claims if c.sent], seen=True)
+            self._ended = True
+            consumer.wake()
+        except ContexError as error:
+            consumer.fail(error)
+
+    def _take(self, request: pb.ConsumeRequest) -> None:
+        """Does what a client says."""
+        group, consumer, limits = self._group, self._consumer, self._settings.limits
+        match request.WhichOneof("message"):
+            case "settle":
+                said = checks.settle(self._call.project, request.settle, limits)
+            case "extend":
+                said = checks.extend(request.extend, limits, consumer.spec)
+            case "credit":
+                consumer.credit(*checks.credit(request.credit, limits))
+                return
+            case "drain":
+                consumer.drain()
+                return
+            case "start":
+                raise invalid_field("start", "must be the first message only")
+            case _:
+                raise invalid_field("message", "is required")
+        names, upto = said.delivery_ids, said.upto
+        if upto is not None:
+            claims = consumer.claims.values()
+            names = [claim.id for claim in claims if claim.sent and claim.place <= upto]
+        group.settle(consumer, said.number, names, said.verb, said.more)
+
+    async def _tell_next(self, heartbeat_s: float) -> None:
+        consumer, project = self._consumer, self._call.project
+        told = await consumer.next(heartbeat_s, until_woken=self._ended)
+        match told:
+            case list():
+                await self._send(told)
+            case Blocked():
+                agent_id = self._group.agent_id
+                worst = await self._room.store.blockers(project, agent_id, 1)
+                await self._call.write(messages.blocked(project, worst, consumer.position))
+            case None if self._ended:
+                pass
+            case _:
+                await self._call.write(messages.told(project, told, consumer.position))
+
+    async def _send(self, claims: list[Claim]) -> None:
+        """Sends what the consumer was given, and still has."""
+        consumer, group, project = self._consumer, self._group, self._call.project
+        there = [claim for claim in claims if claim.id in consumer.claims]
+        source = self._room.read(project, group.agent_id, there, self._texts)
+        async with aclosing(source):
+            async for page in source:
+                fitting: list[tuple[Claim, Delivery]] = []
+                others: list[Claim] = []
+                for claim, delivery in page:
+                    if others or not consumer.sized(claim, delivery.size):
+                        others.append(claim)
+                    else:
+                        fitting.append((claim, delivery))
+                group.give_back(consumer, others, seen=False)
+                parts = messages.deliveries(project, fitting, consumer.position, self._room_bytes)
+                for sent, response in parts:
+                    for claim in sent:
+                        claim.sent = True
+                    await self._call.write(response)
