@@ -153,6 +153,7 @@ class Consumer:
         self._told: deque[Told] = deque()
         self._wake = asyncio.Event()
         self._unanswered = 0
+        self._finishing = False
         self._keeps_up = asyncio.Event()
 
     def demand(self) -> Demand:
@@ -271,32 +272,30 @@ class Consumer:
             self.error = error
         self._wake.set()
 
-    def wake(self) -> None:
-        """Lets who waits for what it is to be told look."""
+    def finish(self) -> None:
+        """The client has said all that it has to say: the stream ends once that is answered."""
+        self.paused = self._finishing = True
         self._wake.set()
 
     @property
-    def is_done(self) -> bool:
-        """Whether it has nothing, has all answers and has been told everything."""
-        return not (self.claims or self._unanswered or self._told)
+    def is_finished(self) -> bool:
+        """Whether there is nothing to be done any more."""
+        return self._finishing and not (self._unanswered or self._told)
 
-    async def next(self, timeout_s: float, *, until_woken: bool = False) -> Told | None:
-        """The next that the client is to be told; None if there is nothing for so long, or if it is
-        woken `until_woken`.
+    async def next(self, timeout_s: float) -> Told | None:
+        """The next that the client is to be told; None if there is nothing for so long, or if the
+        stream is finished.
 
         Raises:
             ContexError: The stream has ended.
         """
-        self._wake.clear()
-        while not self._told and self.error is None:
+        while not (self._told or self.error is not None or self.is_finished):
+            self._wake.clear()
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._wake.wait()
             except TimeoutError:
                 return None
-            self._wake.clear()
-            if until_woken:
-                break
         if self._told:
             self._keeps_up.set()
             return self._told.popleft()

@@ -117,10 +117,10 @@ class Group:
         if (before := self.consumers.get(spec.name)) is not None:
             before.fail(replaced(spec.name))
         consumer = Consumer(spec, stream_id, self.wake)
-        self.consumers[spec.name] = consumer
-        self._awaits[consumer] = tail
         try:
             await self._open(consumer, held)
+            self.consumers[spec.name] = consumer
+            self._awaits[consumer] = tail
             self.wake()
             yield consumer
         finally:

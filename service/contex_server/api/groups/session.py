@@ -38,7 +38,6 @@ class Session:
         self._consumer = consumer
         self._room_bytes = room_bytes
         self._texts: dict[str, str] = {}
-        self._ended = False
 
     async def run(
         self, requests: AsyncIterator[pb.ConsumeRequest], heartbeat_s: float, drain: Drain
@@ -58,7 +57,7 @@ class Session:
         try:
             if drain.started:
                 stop()
-            while not (self._ended and consumer.is_done):
+            while not consumer.is_finished:
                 await self._tell_next(heartbeat_s)
         finally:
             drain.remove(stop)
@@ -74,13 +73,12 @@ class Session:
             async for request in requests:
                 self._take(request)
                 await consumer.keeps_up()
-            # The client has said all that it has to say.
-            consumer.drain()
-            claims = [*consumer.claims.values()]
-            group.give_back(consumer, [c for c in claims if not c.sent], seen=False)
-            group.give_back(consumer, [c for c in claims if c.sent], seen=True)
-            self._ended = True
-            consumer.wake()
+            # A call that is cancelled ends the requests as well, and may go on in another one.
+            if consumer.paused:
+                claims = [*consumer.claims.values()]
+                group.give_back(consumer, [c for c in claims if not c.sent], seen=False)
+                group.give_back(consumer, [c for c in claims if c.sent], seen=True)
+            consumer.finish()
         except ContexError as error:
             consumer.fail(error)
 
@@ -110,7 +108,7 @@ class Session:
 
     async def _tell_next(self, heartbeat_s: float) -> None:
         consumer, project = self._consumer, self._call.project
-        told = await consumer.next(heartbeat_s, until_woken=self._ended)
+        told = await consumer.next(heartbeat_s)
         match told:
             case list():
                 await self._send(told)
@@ -118,7 +116,7 @@ class Session:
                 agent_id = self._group.agent_id
                 worst = await self._room.store.blockers(project, agent_id, 1)
                 await self._call.write(messages.blocked(project, worst, consumer.position))
-            case None if self._ended:
+            case None if consumer.is_finished:
                 pass
             case _:
                 await self._call.write(messages.told(project, told, consumer.position))
