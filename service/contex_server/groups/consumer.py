@@ -249,6 +249,7 @@ class Consumer:
                 claim.until = asyncio.get_running_loop().time() + int(settlement.more) / 1_000
         else:
             self.drop(name)
+            self.idle_told = False
         self._unanswered -= 1
         self._keeps_up.set()
         self._wake.set()

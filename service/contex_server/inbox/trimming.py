@@ -129,6 +129,9 @@ class Trimmer:
         if stored is None:
             return
         acknowledged = await reader.kept_place(project, agent_id, stored.cursor)
+        handed_out = await reader.store.handed_out(project, agent_id)
+        # What consumers have, they may still settle.
+        seen = acknowledged if handed_out is None else max(acknowledged, handed_out)
         before, first = end.trimmed, subscriber.first_place
         if before.upto <= first:
             before = Trimmed(first)  # That of an earlier agent of the id.
@@ -146,10 +149,10 @@ class Trimmer:
         slices = Slices()
         for entry in taken:
             head = read(entry.body, event_of(entry.id))
-            unread = entry.id > acknowledged
+            unread = entry.id > seen
             if is_of_datum(head):
                 replaced = base.latest.get(head.data_key)
-                summed_up += replaced is not None and replaced.id > acknowledged
+                summed_up += replaced is not None and replaced.id > seen
             dropped += not base.add(entry, head) and unread
             await slices.pause()
         entries = base.entries()
@@ -164,7 +167,7 @@ class Trimmer:
                 return
             if not await reader.store.trim(project, agent_id, shard, entries, trimmed):
                 return
-        if acknowledged < upto:
+        if seen < upto:
             log.warning(
                 "inbox_trimmed",
                 project=project,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import NamedTuple, Protocol
@@ -129,6 +129,10 @@ class Settled(NamedTuple):
 
     upto: Sequence | None
     outcomes: list[Outcome]
+
+
+PARK_CAUSES = ("C", "A", "S")
+"""How it begins why a delivery is parked."""
 
 
 class Parked(NamedTuple):
@@ -290,6 +294,12 @@ class GroupStore(Protocol):
         self, project: str, agent_id: str, after: Sequence, count: int
     ) -> list[Parked]:
         """Deliveries that were put aside, in that order."""
+
+    async def carried(self, project: str, agent_id: str) -> list[Parked]:
+        """What an export carries: all that is parked, or was and is on its way again."""
+
+    async def restore(self, staged: str, parked: Mapping[str, Iterable[Parked]]) -> None:
+        """Adds what was parked elsewhere to a staged project; again, without harm."""
 
     async def redrive(self, project: str, agent_id: str, ids: Iterable[Sequence]) -> int:
         """Sends parked deliveries on their way again; returns how many there were."""

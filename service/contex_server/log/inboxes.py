@@ -6,10 +6,13 @@ import binascii
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from contex_server.kernel.model import BEGINNING, Range, Sequence
 from contex_server.log.agents import Sending
+
+if TYPE_CHECKING:
+    from contex_server.log.groups import Parked
 
 SHARDS = 4
 """As many servers can decide for the agents of one project."""
@@ -231,6 +234,7 @@ class CarriedDecisions:
         trimmed: What inboxes have let go of.
         base: Of that, the latest entry of each data key, in their order.
         entries: Of inboxes, in their order.
+        parked: Deliveries that consumers have put aside, in their order.
         anew: What came in parts before does not count.
     """
 
@@ -244,6 +248,7 @@ class CarriedDecisions:
     trimmed: dict[str, Trimmed] = field(default_factory=dict)
     base: dict[str, list[InboxEntry]] = field(default_factory=dict)
     entries: dict[str, list[InboxEntry]] = field(default_factory=dict)
+    parked: dict[str, list[Parked]] = field(default_factory=dict)
     anew: bool = False
 
 
@@ -318,6 +323,10 @@ class InboxStore(Protocol):
 
     async def sizes(self, project: str, agent_ids: Iterable[str]) -> dict[str, InboxSize]:
         """How large some inboxes are."""
+
+    async def handed_out(self, project: str, agent_id: str) -> Sequence | None:
+        """Up to where consumers that share an inbox have been handed it out; None if there were
+        none."""
 
     async def base(
         self, project: str, agent_id: str, after: Sequence, count: int

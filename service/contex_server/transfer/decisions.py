@@ -44,6 +44,7 @@ from contex_server.kernel.model import BEGINNING, DATA_ERASED, END_OF_TIME, Rang
 from contex_server.kernel.right_of_way import heavily
 from contex_server.kernel.slices import sliced
 from contex_server.log.agents import AgentRecord
+from contex_server.log.groups import PARK_CAUSES
 from contex_server.log.inboxes import (
     SHARDS,
     CarriedDecisions,
@@ -157,6 +158,9 @@ class DecisionsReader:
         for agent_id in ids:
             async for part in self._base(agent_id):
                 yield part
+            parked = await self.storage.store.groups.carried(self.project, agent_id)
+            for start in range(0, len(parked), _PAGE):
+                yield CarriedDecisions(parked={agent_id: parked[start : start + _PAGE]})
         if places := await self.store.places(self.project, ids):
             yield CarriedDecisions(places=places)
 
@@ -259,6 +263,17 @@ def check_decisions(part: CarriedDecisions, limits: Limits) -> None:
             except (ValueError, IndexError, struct.error) as error:
                 raise ValueError(f"{place} in the inbox of {agent_id!r:.60}: {error}") from error
             before = place
+
+    for agent_id, parked in part.parked.items():
+        before = BEGINNING
+        for each in parked:
+            try:
+                if each.id <= before or each.attempts < 0 or each.why[:1] not in PARK_CAUSES:
+                    raise ValueError("it is none")
+                decode(read(each.entry.body, event_of(each.entry.id)), {}, {})
+            except (ValueError, IndexError, struct.error) as error:
+                raise ValueError(f"parked {each.id} of {agent_id!r:.60}: {error}") from error
+            before = each.id
 
 
 def _check_subscriber(agent_id: str, record: bytes, limits: Limits) -> None:

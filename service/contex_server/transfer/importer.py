@@ -346,6 +346,7 @@ class Import:
         if self._exact and self._request.verbatim and not self._request.dry_run:
             epoch = int(1000 * self._checkpoint.at)
             await self._store.inboxes.restore_decisions(self._staging.project, part, epoch)
+            await self._store.groups.restore(self._staging.project, part.parked)
 
     async def _check_agents_stand(self) -> None:
         """Checks that nothing was decided after the last event, and lets no agent stand there: a

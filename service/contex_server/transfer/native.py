@@ -23,6 +23,9 @@
          trimmed    an agent        "<id> <summed up> <dropped>": up to where its inbox is trimmed
          base       an agent        an entry: its id, a space and what was decided
          inbox      an agent        likewise
+         parked     an agent        a delivery that consumers have put aside: a JSON array of its
+                                    id, its place in the inbox, attempts, consumer and why; a line
+                                    feed; what was decided
        They come before the agents, and both before the events.
     V  vectors: a block whose ids are the texts' digests in hexadecimal
     B  backgrounds of scores: a block whose ids are their events' sequences
@@ -48,6 +51,7 @@ from contex_server.kernel.blocks import BlockDamaged, decode_block, encode_block
 from contex_server.kernel.model import Entry, Sequence
 from contex_server.kernel.right_of_way import giving
 from contex_server.log.agents import AgentRecord
+from contex_server.log.groups import Parked
 from contex_server.log.inboxes import CarriedDecisions, InboxEntry, Trimmed
 from contex_server.transfer import items
 
@@ -221,6 +225,22 @@ def _rows(part: CarriedDecisions) -> Iterator[tuple[str, str, bytes]]:
         for agent_id, entries in giving(inboxes.items()):
             for (ms, n), body in entries:
                 yield table, agent_id, b"%d-%d %b" % (ms, n, body)
+    for agent_id, several in part.parked.items():
+        for each in several:
+            yield "parked", agent_id, _parked(each)
+
+
+def _parked(parked: Parked) -> bytes:
+    place, entry, attempts, consumer, why = parked
+    head = orjson.dumps([str(place), str(entry.id), attempts, consumer, why])
+    return head + b"\n" + entry.body
+
+
+def _read_parked(value: bytes) -> Parked:
+    head, _, decided = value.partition(b"\n")
+    place, inbox_place, attempts, consumer, why = orjson.loads(head)
+    entry = InboxEntry(Sequence.parse(inbox_place), decided)
+    return Parked(Sequence.parse(place), entry, int(attempts), str(consumer), str(why))
 
 
 def _decisions(rows: list[Entry]) -> CarriedDecisions:
@@ -254,6 +274,8 @@ def _decisions(rows: list[Entry]) -> CarriedDecisions:
                 entry = InboxEntry(Sequence.parse(place.decode()), decided)
                 inboxes = part.base if kind == "base" else part.entries
                 inboxes.setdefault(name, []).append(entry)
+            case "parked":
+                part.parked.setdefault(name, []).append(_read_parked(value))
             case _:
                 raise ValueError(f"an unknown table {kind!r:.40}")
     return part

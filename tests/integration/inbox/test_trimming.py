@@ -17,6 +17,7 @@ from contex_server.log.redis import inboxes
 from contex_server.log.redis.inboxes import RedisInboxes
 
 from tests.conftest import StartServer
+from tests.integration.groups.worker import Worker
 from tests.integration.logs import archive
 from tests.integration.support import (
     AcknowledgeRequest,
@@ -302,3 +303,44 @@ async def test_what_is_not_decided_yet_is_not_let_go_of(
     goes_on.set()
     await stream.count(6)
     assert stream.keys == [f"k/{n}" for n in range(6)]
+
+
+async def test_consumers_that_are_behind_get_the_latest_and_are_told(start: Start) -> None:
+    api = await start(inbox_bytes=64 * 1024)
+    notes_too = event_pb2.EventFilter(event_types=["note"])
+    await register(api, event_pb2.EventFilter(data_keys=["k/*"]), notes_too)
+    await api.publish(event("k/0", b'"first"'))
+    async with Worker(api, "slow", max_outstanding_messages=1) as slow:
+        (first,) = await slow.count(1)
+        truth: dict[str, bytes] = {}
+        for n in range(60):
+            truth |= {f"k/{i}": b'"%d"' % n for i in range(1, 40)}
+            facts = [event(f"k/{i}", b'"%d"' % n) for i in range(1, 40)]
+            await api.publish(*facts, own("note", payload=b"%d" % n))
+        await (await trimmed(api)).cancel()
+        got: dict[str, list[bytes]] = {}
+        async with Worker(api, "quick", max_outstanding_messages=1_000) as quick:
+            seen = notes = count = 0
+            while not (seen and quick.messages[seen - 1].HasField("idle")):
+                await quick.until(lambda: len(quick.messages) > seen)  # noqa: B023
+                for message in quick.messages[seen:]:
+                    for each in message.deliveries.deliveries:
+                        count += 1
+                        key = each.matched.event.data_key
+                        notes += not key
+                        got.setdefault(key, []).append(each.matched.event.payload)
+                some = quick.messages[seen:]
+                seen = len(quick.messages)
+                ids = [d.delivery_id for m in some for d in m.deliveries.deliveries]
+                if ids:
+                    assert await quick.ack(*ids) == []
+        # Nothing is left out without a word, and of each datum the latest is there.
+        told = [message.missed for message in slow.messages]
+        superseded = sum(each.superseded_count for each in told)
+        dropped = sum(each.dropped_count for each in told)
+        assert superseded + dropped + count == 60 * 40
+        assert dropped + notes == 60
+        assert min(superseded, dropped) > 0
+        assert {key: several[-1] for key, several in got.items() if key} == truth
+        # What was outstanding when it was let go of can still be settled.
+        assert await slow.ack(first.delivery_id) == []

@@ -9,6 +9,12 @@ from typing import Any
 
 import pytest
 from contex.v1 import event_pb2
+from contex.v1.consumer_pb2 import (
+    PARK_CAUSE_SEEK,
+    Drain,
+    ListParkedRequest,
+    RedriveParkedRequest,
+)
 from contex.v1.project_service_pb2 import EraseDataRequest, VerifyProjectRequest
 from contex.v1.transfer_service_pb2 import KeyMapping
 from contex_server.inbox import trimming
@@ -22,6 +28,7 @@ from contex_server.transfer import decisions
 from contex_server.transfer.decisions import DecisionsReader
 
 from tests.conftest import StartServer, fresh_store
+from tests.integration.groups.worker import Worker
 from tests.integration.logs import exported, imported
 from tests.integration.support import (
     DEADLINE_S,
@@ -388,3 +395,33 @@ async def test_what_deciders_could_not_read_is_refused(small_api: Api, name: str
     refused = await refusal(imported(small_api, file(GOOD, parts={"decisions": REFUSED[name]})))
     assert refused.reason == "IMPORT_MALFORMED"
     assert not await small_api.exists("copy")
+
+
+async def test_what_is_parked_goes_with_it(
+    word_api: Api, word_server: Server, other: Server
+) -> None:
+    async with Api.of(other) as api:
+        await word_api.register("a", "alpha")
+        await word_api.publish(*(event(f"k{n}", b'"alpha"') for n in range(4)))
+        async with Worker(word_api, "w") as worker:
+            ids = [each.delivery_id for each in await worker.count(4)]
+            await worker.park(*ids[:3], reason="a reason\nof two lines")
+            await worker.ack(ids[3])
+            parked = await word_api.agents.ListParked(ListParkedRequest(project=P, agent_id="a"))
+            await worker.say(drain=Drain())
+            # One of them is on its way again.
+            again = [parked.deliveries[1].parked_id]
+            request = RedriveParkedRequest(project=P, agent_id="a", parked_ids=again)
+            await word_api.agents.RedriveParked(request)
+        await imported(api, await exported(word_api, include=PARTS), P)
+        copied = await api.agents.ListParked(ListParkedRequest(project=P, agent_id="a"))
+        of = {each.matched.event.data_key: each for each in copied.deliveries}
+        assert sorted(of) == ["k0", "k1", "k2"]
+        assert of["k0"] == parked.deliveries[0]
+        assert of["k2"] == parked.deliveries[2]
+        assert of["k1"].cause == PARK_CAUSE_SEEK
+        async with Worker(api, "w") as worker:
+            await worker.idle()
+            assert worker.deliveries == []
+            await api.agents.RedriveParked(RedriveParkedRequest(project=P, agent_id="a"))
+            await worker.count(3)

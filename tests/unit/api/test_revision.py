@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (3, "3e7b91921575fb1dd81771b9e5d82b592126c1cafc55f60bcb086a85be4bfa93")
+RECORDED = (4, "7872e182b97fd1abac76634add74d5a71579a0eb23a9c1955315c3746d660719")
 """A revision, and the digest of what the protos declare with it."""
 
 

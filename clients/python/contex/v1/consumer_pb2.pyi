@@ -609,8 +609,10 @@ Global___ClaimsLost: _TypeAlias = ClaimsLost  # noqa: Y015
 
 @_typing.final
 class Idle(_message.Message):
-    """All that there is has been handed out: the consumer has room, and nothing is ready. Sent once
-    each time, at first when all that was in the log when the stream began is decided.
+    """All that there is has been handed out: the consumer has room, and nothing is ready. Sent once, and
+    again after the consumer was given or has settled something; at first when all that was in the log
+    as the stream began is decided. So a consumer that has nothing when it is told has nothing left to
+    do, unless others give something back.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -205,20 +205,35 @@ class RedisGroups(Facet, GroupStore):
         self, project: str, agent_id: str, after: Sequence, count: int
     ) -> list[Parked]:
         rows = await self._client.read(project, f"parked:{agent_id}", Range(after), count)
-        found = []
-        for place, stored in rows or ():
+        return [_parked(row) for row in rows or ()]
+
+    async def carried(self, project: str, agent_id: str) -> list[Parked]:
+        again, parked = await self._client.commands(
+            project, *(("XRANGE", f"{kind}:{agent_id}", "-", "+") for kind in ("again", "parked"))
+        )
+        several = [_parked(row) for row in parked or ()]
+        for place, stored in again or ():
             fields = pairs(stored)
-            entry = InboxEntry(parse_sequence(fields[b"o"]), fields[b"d"])
-            found.append(
-                Parked(
-                    parse_sequence(place),
-                    entry,
-                    int(fields[b"n"]),
-                    fields[b"c"].decode(),
-                    fields[b"w"].decode(),
-                )
-            )
+            if fields[b"k"] == b"R":
+                entry = InboxEntry(parse_sequence(fields[b"o"]), fields[b"d"])
+                several.append(Parked(parse_sequence(place), entry, 0, "", "S"))
+        found: list[Parked] = []
+        for each in sorted(several):
+            least = found[-1].id.next() if found else each.id
+            found.append(each._replace(id=max(each.id, least)))
         return found
+
+    async def restore(self, staged: str, parked: Mapping[str, Iterable[Parked]]) -> None:
+        for agent_id, several in parked.items():
+            every = iter(several)
+            while some := list(islice(every, _IDS)):
+                parts = [
+                    part
+                    for place, entry, attempts, consumer, why in some
+                    for part in (str(place), str(entry.id), attempts, consumer, why, entry.body)
+                ]
+                kinds = (f"parked:{agent_id}",)
+                await self._client.call(staged, "contex1_restore_parked", kinds, *parts)
 
     async def redrive(self, project: str, agent_id: str, ids: Iterable[Sequence]) -> int:
         return await self._unpark(project, agent_id, "R", ids)
@@ -234,6 +249,14 @@ class RedisGroups(Facet, GroupStore):
             (count,) = await self._client.run(project, call)
             found += int(count)
         return found
+
+
+def _parked(row: Any) -> Parked:
+    place, stored = row
+    fields = pairs(stored)
+    entry = InboxEntry(parse_sequence(fields[b"o"]), fields[b"d"])
+    consumer, why = fields[b"c"].decode(), fields[b"w"].decode()
+    return Parked(parse_sequence(place), entry, int(fields[b"n"]), consumer, why)
 
 
 def _claims(row: list[Any]) -> list[Claimed]:

@@ -11,6 +11,7 @@ import structlog
 
 from contex_server.kernel.model import BEGINNING, Range, Sequence
 from contex_server.log.agents import Sending
+from contex_server.log.groups import GROUP
 from contex_server.log.inboxes import (
     SHARDS,
     Backlog,
@@ -256,6 +257,16 @@ class RedisInboxes(Facet, InboxStore):
             )
             for agent_id, size, length, rows in zip(agents, replies, replies, replies, strict=True)
         }
+
+    async def handed_out(self, project: str, agent_id: str) -> Sequence | None:
+        inbox, group = key(project, f"inbox:{agent_id}"), key(project, f"group:{agent_id}")
+        groups, base = await self._client.run(
+            project, ("XINFO", "GROUPS", inbox), ("HGET", group, "base")
+        )
+        for fields in map(pairs, groups or ()):
+            if fields[b"name"] == GROUP.encode():
+                return parse_sequence(base or fields[b"last-delivered-id"])
+        return None
 
     async def base(
         self, project: str, agent_id: str, after: Sequence, count: int

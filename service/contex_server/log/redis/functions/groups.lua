@@ -632,6 +632,21 @@ local function unpark(keys, args)
   return found
 end
 
+-- Adds deliveries that were parked elsewhere; again, without harm.
+--
+-- KEYS  parked
+-- ARGV  for each: id, place in the inbox, attempts, consumer, why, entry
+local function restore_parked(keys, args)
+  for i = 1, #args, 6 do
+    local added = redis.pcall('XADD', keys[1], args[i],
+      'o', args[i + 1], 'd', args[i + 5], 'n', args[i + 2], 'c', args[i + 3], 'w', args[i + 4])
+    if type(added) == 'table' and added.err and not string.find(added.err, 'equal or smaller', 1, true) then
+      return redis.error_reply(added.err)
+    end
+  end
+  return 1
+end
+
 -- What consumers share, and what holds them up.
 --
 -- KEYS  group
@@ -710,4 +725,5 @@ redis.register_function('contex1_park', settle)
 redis.register_function('contex3_acknowledge', acknowledge_group)
 redis.register_function('contex1_seek', seek)
 redis.register_function('contex1_unpark', unpark)
+redis.register_function('contex1_restore_parked', restore_parked)
 redis.register_function{ function_name = 'contex1_group_status', callback = group_status, flags = { 'no-writes' } }
