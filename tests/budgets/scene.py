@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import tempfile
+import threading
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -21,7 +23,8 @@ import orjson
 from contex.v1 import agent_service_pb2, event_service_pb2
 from contex_server.api.events import checks
 from contex_server.kernel.config import Limits, Settings
-from contex_server.kernel.model import Origin
+from contex_server.kernel.model import BEGINNING, Origin, Range, Sequence
+from contex_server.log.groups import Parked
 from contex_server.matching.embedders.port import Role, Vector
 from contex_server.server import Server
 from google.protobuf.message import Message
@@ -113,6 +116,11 @@ def some_needs(count: int) -> list[agent_service_pb2.Need]:
     return [agent_service_pb2.Need(text=f"prices of item {n} of the shop") for n in range(count)]
 
 
+def _until(ended: threading.Event, raws: list[bytes]) -> Iterator[bytes]:
+    yield from raws
+    ended.wait()
+
+
 class Scene:
     """A server and its project of many keys.
 
@@ -165,17 +173,40 @@ class Scene:
 
     def _answers(self, rpc: str, raws: list[bytes]) -> Iterator[bytes]:
         method, channel = METHODS[rpc], self.channel
+        stream: Any
         path = f"/{method.containing_service.full_name}/{rpc}"
-        if method.client_streaming:
+        if rpc == "Consume":
+            # It lasts as long as the client has something to say.
+            ended = threading.Event()
+            stream = channel.stream_stream(path)(_until(ended, raws), timeout=DEADLINE_S)
+            try:
+                yield from stream
+            finally:
+                ended.set()
+                stream.cancel()
+        elif method.client_streaming:
             yield from channel.stream_stream(path)(iter(raws), timeout=DEADLINE_S)
         elif method.server_streaming:
-            stream: Any = channel.unary_stream(path)(raws[0], timeout=DEADLINE_S)
+            stream = channel.unary_stream(path)(raws[0], timeout=DEADLINE_S)
             try:
                 yield from stream
             finally:
                 stream.cancel()
         else:
             yield channel.unary_unary(path)(raws[0], timeout=DEADLINE_S)
+
+    async def park(self) -> None:
+        """Parks some deliveries of the agent."""
+        store = self.server.rooms.groups.store
+        await store.drop(
+            P, AGENT, [each.id for each in await store.parked(P, AGENT, BEGINNING, BATCH)]
+        )
+        entries = await self.server.rooms.inbox.reader.store.inbox(P, AGENT, Range(), BATCH)
+        parked = [
+            Parked(Sequence(time.time_ns() // 1_000_000, n), entry, 1, "w", "C")
+            for n, entry in enumerate(entries)
+        ]
+        await store.restore(P, {AGENT: parked})
 
     async def publish(
         self, events: Iterable[event_service_pb2.NewEvent], project: str = P

@@ -12,6 +12,7 @@ from typing import Any
 
 from contex.v1 import agent_service_pb2 as agents
 from contex.v1 import audit_service_pb2 as audits
+from contex.v1 import consumer_pb2 as consumers
 from contex.v1 import event_pb2
 from contex.v1 import event_service_pb2 as events
 from contex.v1 import match_service_pb2 as matches
@@ -167,6 +168,13 @@ _FORMS = {
     "Markdown": event_pb2.CONTEXT_FORMAT_MARKDOWN,
     "TOON": event_pb2.CONTEXT_FORMAT_TOON,
 }
+
+_OF: dict[str, Any] = {"project": P, "agent_id": AGENT}
+
+
+def _start() -> consumers.ConsumeStart:
+    return consumers.ConsumeStart(**_OF, consumer="w", max_outstanding_messages=1_000)
+
 
 ROWS = [
     Row("GetServerInfo", "", lambda s: [servers.GetServerInfoRequest()], 100, 32),
@@ -394,6 +402,46 @@ ROWS = [
     ),
     Row("GetAgent", "", lambda s: [agents.GetAgentRequest(project=P, agent_id=AGENT)], 100, 32),
     Row("ListAgents", "", lambda s: [agents.ListAgentsRequest(project=P)], 100, 32),
+    Row(
+        "Consume",
+        "as many deliveries as go into a message",
+        lambda s: [consumers.ConsumeRequest(start=_start())],
+        1000,
+        32,
+        until=lambda raw: consumers.ConsumeResponse.FromString(raw).HasField("deliveries"),
+    ),
+    Row("GetConsumerGroup", "", lambda s: [consumers.GetConsumerGroupRequest(**_OF)], 100, 32),
+    Row(
+        "SeekConsumerGroup",
+        "",
+        lambda s: [consumers.SeekConsumerGroupRequest(**_OF, after_sequence="0")],
+        100,
+        32,
+    ),
+    Row(
+        "ListParked",
+        "1,000 deliveries",
+        lambda s: [consumers.ListParkedRequest(**_OF, page_size=1_000)],
+        1500,
+        32,
+        before=Scene.park,
+    ),
+    Row(
+        "RedriveParked",
+        "1,000 deliveries",
+        lambda s: [consumers.RedriveParkedRequest(**_OF)],
+        300,
+        32,
+        before=Scene.park,
+    ),
+    Row(
+        "DropParked",
+        "1,000 deliveries",
+        lambda s: [consumers.DropParkedRequest(**_OF, all=True)],
+        300,
+        32,
+        before=Scene.park,
+    ),
     Row(
         "Listen",
         "1,000 events that all match",

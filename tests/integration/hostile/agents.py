@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contex.v1 import event_pb2
 from contex.v1.agent_service_pb2 import ListDeliveriesRequest, MinDelta, MutedKinds, Need
+from contex.v1.consumer_pb2 import ConsumeStart
 from contex.v1.event_pb2 import EventFilter
 from google.protobuf.duration_pb2 import Duration
 
-from tests.integration.hostile.scene import MIB
+from tests.integration.hostile.scene import AGENT, MIB
 from tests.integration.hostile.table import CASES, NO_SEQUENCE, Case, refuse, some
 from tests.integration.support import P, asked
 
@@ -148,3 +149,32 @@ for _field in ("since", "until"):
         sequence="1-0",
         **{_field: event_pb2.Position(sequence="0")},
     )
+
+# Consumers: how they begin. What they say later is refused in tests/integration/groups.
+_START = {"project": P, "agent_id": AGENT, "consumer": "w"}
+for _field, _values in {
+    "project": ["", "a" * 65, "a\0b", "-a"],
+    "agent_id": ["", "*", "a" * 129],
+    "consumer": ["", "*", "~waiting", "a" * 129, "a\n"],
+    "max_outstanding_messages": [1_001, 2**32 - 1],
+    "max_outstanding_bytes": [64 * MIB + 1, 2**64 - 1],
+    "ack_deadline": [Duration(), Duration(nanos=-1), Duration(seconds=3_601)],
+    "max_attempts": [1_001, 2**32 - 1],
+    "heartbeat_interval_ms": [1, 99, 60_001, 2**32 - 1],
+}.items():
+    for _value in _values:
+        _name = f"{_field} {str(_value)[:20]!r}"
+        refuse("Consume", _name, f"start.{_field}", start=ConsumeStart(**_START | {_field: _value}))
+for _text in ("", "x", "1-0.1", "1-0.1.x", "1-0.-1.1", "1-0.1.1.1", "01-0.1.1", "a" * 1_000):
+    refuse(
+        "Consume",
+        f"held_delivery_ids {_text[:20]!r}",
+        "start.held_delivery_ids[1]",
+        start=ConsumeStart(**_START, held_delivery_ids=["1-0.1.1", _text]),
+    )
+_many = ConsumeStart(**_START, held_delivery_ids=["1-0.1.1"] * 1_001)
+refuse("Consume", "held_delivery_ids too many", "start.held_delivery_ids", start=_many)
+for _rpc in ("RedriveParked", "DropParked"):
+    refuse(_rpc, "parked_ids no id", "parked_ids[1]", parked_ids=["1-0", "x"])
+    refuse(_rpc, "parked_ids too many", "parked_ids", parked_ids=["1-0"] * 1_001)
+refuse("DropParked", "parked_ids none", "parked_ids", parked_ids=[])

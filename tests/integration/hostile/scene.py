@@ -24,6 +24,15 @@ from contex.v1.agent_service_pb2 import (
     WaitForAgentRequest,
 )
 from contex.v1.audit_service_pb2 import ExportRecordsRequest, ListRecordsRequest
+from contex.v1.consumer_pb2 import (
+    ConsumeRequest,
+    ConsumeStart,
+    DropParkedRequest,
+    GetConsumerGroupRequest,
+    ListParkedRequest,
+    RedriveParkedRequest,
+    SeekConsumerGroupRequest,
+)
 from contex.v1.match_service_pb2 import (
     BacktestRequest,
     ExplainRequest,
@@ -108,6 +117,12 @@ VALID: dict[str, Message] = {
     "Listen": ListenRequest(project=P, agent_id=AGENT),
     "Acknowledge": AcknowledgeRequest(project=P, agent_id=AGENT, sequence="0"),
     "WaitForAgent": WaitForAgentRequest(project=P, agent_id=AGENT, sequence="0", timeout_ms=0),
+    "Consume": ConsumeRequest(start=ConsumeStart(project=P, agent_id=AGENT, consumer="w")),
+    "GetConsumerGroup": GetConsumerGroupRequest(project=P, agent_id=AGENT),
+    "SeekConsumerGroup": SeekConsumerGroupRequest(project=P, agent_id=AGENT, after_sequence="0"),
+    "ListParked": ListParkedRequest(project=P, agent_id=AGENT),
+    "RedriveParked": RedriveParkedRequest(project=P, agent_id=AGENT),
+    "DropParked": DropParkedRequest(project=P, agent_id=AGENT, parked_ids=["1-0"]),
     "Match": MatchRequest(project=P, questions=[Need(text="a question")]),
     "Explain": ExplainRequest(project=P, text="a need", data_key="k0"),
     "Backtest": BacktestRequest(project=P, needs=[Need(text="a need")]),

@@ -40,8 +40,9 @@ from tests.integration.hostile.table import (
 from tests.integration.support import AcknowledgeRequest, P
 
 # Names: project and agent_id of every RPC that has them. Of PublishStream: see its own test.
-# Of ImportProject: below. GetServerInfo and ListProjects name no project.
-_ELSEWHERE = {"PublishStream", "ImportProject", "GetServerInfo", "ListProjects"}
+# Of ImportProject and Consume: with their other fields. GetServerInfo and ListProjects name no
+# project.
+_ELSEWHERE = {"PublishStream", "ImportProject", "Consume", "GetServerInfo", "ListProjects"}
 for _rpc in sorted(METHODS.keys() - _ELSEWHERE):
     _bad = {"empty": "", **long_names(64), **NASTY, **FIRST, "slash": "a/b"}
     for _name, _text in (_bad if _rpc == "Publish" else some(_bad, *FEW)).items():
@@ -61,6 +62,11 @@ for _rpc in (
     "WaitForAgent",
     "RecordFeedback",
     "GetAgentContext",
+    "GetConsumerGroup",
+    "SeekConsumerGroup",
+    "ListParked",
+    "RedriveParked",
+    "DropParked",
 ):
     for _where, _changes in {"here": {"agent_id": "nobody"}, "there": {"project": "other"}}.items():
         refuse(
@@ -132,6 +138,7 @@ for _rpc, _field in (
     ("Listen", "after_sequence"),
     ("Acknowledge", "sequence"),
     ("WaitForAgent", "sequence"),
+    ("SeekConsumerGroup", "after_sequence"),
     *((_rpc, f"{_field}.sequence") for _rpc, _field in MOMENTS),
 ):
     _bad = {"empty": "", **NO_SEQUENCE}
@@ -211,7 +218,8 @@ for _rpc in ("ListEvents", "Replay", "ListDeliveries", "ListRecords"):
 for _name, _time in NO_TIME.items():
     refuse("Subscribe", f"from_time {_name}", "from_time", from_time=_time)
     refuse("Listen", f"from_time {_name}", "from_time", from_time=_time)
-for _rpc in ("Subscribe", "Listen"):
+    refuse("SeekConsumerGroup", f"from_time {_name}", "from_time", from_time=_time)
+for _rpc in ("Subscribe", "Listen", "SeekConsumerGroup"):
     for _value in (0, 3, -1, 2**31 - 1):
         refuse(_rpc, f"edge {_value}", "edge", edge=_value)
 
@@ -224,6 +232,7 @@ for _rpc in (
     "DiffStates",
     "GetHistory",
     "ListDeliveries",
+    "ListParked",
     "ListRecords",
 ):
     for _value in (-1, 1_001, 2**31 - 1, -(2**31)):
@@ -312,10 +321,12 @@ for _rpc, _field, _token, _more in (
     ("Subscribe", "cursor", Token.CURSOR, {}),
     ("Listen", "cursor", Token.CURSOR, {}),
     ("Acknowledge", "cursor", Token.CURSOR, {}),
+    ("SeekConsumerGroup", "cursor", Token.CURSOR, {}),
     ("Replay", "cursor", Token.CURSOR, {}),
     ("Replay", "cursor", Token.BACKWARDS, {"order": event_pb2.ORDER_BACKWARDS}),
     ("ListEvents", "page_token", Token.EVENTS_PAGE, {}),
     ("ListAgents", "page_token", Token.AGENTS_PAGE, {}),
+    ("ListParked", "page_token", Token.PARKED_PAGE, {}),
     ("ListProjects", "page_token", Token.PROJECTS_PAGE, {}),
     ("ListDeliveries", "page_token", Token.DELIVERIES_PAGE, {}),
     (
@@ -337,9 +348,9 @@ for _rpc, _field, _token, _more in (
     ("GetHistory", "page_token", Token.HISTORY_PAGE, {}),
     ("ExportProject", "resume_token", Token.EXPORT, {}),
 ):
-    _empty = {"empty": ""} if METHODS[_rpc].name == "Acknowledge" else {}
+    _empty = {"empty": ""} if _rpc in ("Acknowledge", "SeekConsumerGroup") else {}
     for _name, _text in {**_empty, **bad_tokens(_token)}.items():
-        if _rpc in ("Listen", "Acknowledge") and _name == "of kind INBOX":
+        if _rpc in ("Listen", "Acknowledge", "SeekConsumerGroup") and _name == "of kind INBOX":
             continue  # A place inside of what an event brought.
         refuse(
             _rpc,

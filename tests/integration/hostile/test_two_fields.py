@@ -8,11 +8,12 @@ import pytest
 from contex.v1 import event_pb2
 from contex.v1.agent_service_pb2 import MinDelta, Need
 from contex.v1.audit_service_pb2 import AuditFilter
+from contex.v1.consumer_pb2 import ConsumeStart
 from contex.v1.project_service_pb2 import Retention
 from contex.v1.transfer_service_pb2 import ImportStart, KeyMapping, Redaction
 
 from tests.integration.hostile.scene import METHODS, VALID, Scene
-from tests.integration.support import EventFilter, event, refusal
+from tests.integration.support import EventFilter, P, event, refusal
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,6 +29,11 @@ TWO: dict[str, dict[str, Any]] = {
     "Listen": {"agent_id": "*", "cursor": "x"},
     "Acknowledge": {"agent_id": "*", "sequence": "x"},
     "WaitForAgent": {"agent_id": "*", "sequence": "x"},
+    "Consume": {"start": ConsumeStart(project=P, agent_id="*", consumer="*")},
+    "SeekConsumerGroup": {"agent_id": "*", "after_sequence": "x"},
+    "ListParked": {"agent_id": "*", "page_size": -1},
+    "RedriveParked": {"agent_id": "*", "parked_ids": ["x"]},
+    "DropParked": {"agent_id": "*", "parked_ids": ["x"]},
     "Match": {"max_matches": 1_000, "as_of": NO_MOMENT},
     "Explain": {"text": "", "data_key": ""},
     "Backtest": {"threshold": 2.0, "since": NO_MOMENT},
@@ -56,7 +62,7 @@ TWO: dict[str, dict[str, Any]] = {
 ONE_FIELD = {
     # The project alone, which is checked before the others.
     *("GetProject", "GetStats", "GetRetention", "VerifyProject", "GetMatchingStatus"),
-    *("GetEvent", "GetAgent", "UnregisterAgent"),
+    *("GetEvent", "GetAgent", "UnregisterAgent", "GetConsumerGroup"),
     "GetServerInfo",
     "PublishStream",  # The same check as of Publish.
 }

@@ -66,7 +66,8 @@ def start(request: pb.ConsumeRequest, settings: Settings) -> Start:
         check(fields.within, tries, 1, limits.attempts, "start.max_attempts")
         field = "start.held_delivery_ids"
         held = check(_delivery_ids, message.held_delivery_ids, field)
-        heartbeat_s = check(fields.heartbeat_s, message.heartbeat_interval_ms, settings)
+        field, interval_ms = "start.heartbeat_interval_ms", message.heartbeat_interval_ms
+        heartbeat_s = check(fields.heartbeat_s, interval_ms, settings, field)
     spec = ConsumerSpec(name, messages, size_bytes, deadline_ms, tries)
     return Start(agent_id, spec, held, heartbeat_s)
 

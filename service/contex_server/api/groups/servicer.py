@@ -16,6 +16,7 @@ from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks, agent_not_found, invalid_field
 from contex_server.kernel.inbox_ids import event_of, inbox_id
 from contex_server.kernel.model import BEGINNING
+from contex_server.kernel.slices import sliced
 
 _BACKLOG = 10_000
 _BLOCKED_KEYS = 10
@@ -92,7 +93,7 @@ class GroupServicer(Servicer):
         await self._rooms.agents.registry.get(call.project, agent_id)
         page = await self._rooms.groups.parked(call.project, agent_id, after, size + 1)
         response, size_bytes = pb.ListParkedResponse(), 0
-        for parked, delivery in page[:size]:
+        async for parked, delivery in sliced(page[:size]):
             message = messages.parked_message(parked, delivery)
             size_bytes += message.ByteSize()
             if response.deliveries and size_bytes > self._limits.page_bytes:

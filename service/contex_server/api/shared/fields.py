@@ -173,13 +173,13 @@ def json_pointer(value: str, field: str, limits: Limits, *, low: int = 0) -> tup
         raise invalid_field(field, f"must be a JSON pointer (RFC 6901): {error}") from None
 
 
-def heartbeat_s(interval_ms: int, settings: Settings) -> float:
+def heartbeat_s(
+    interval_ms: int, settings: Settings, field: str = "heartbeat_interval_ms"
+) -> float:
     """The heartbeat interval in seconds; 0 is the default."""
     low, high = settings.limits.heartbeat_ms
     if interval_ms and not low <= interval_ms <= high:
-        raise invalid_field(
-            "heartbeat_interval_ms", f"must be 0 or {low} to {high}, not {interval_ms}"
-        )
+        raise invalid_field(field, f"must be 0 or {low} to {high}, not {interval_ms}")
     return (interval_ms or settings.heartbeat_interval_ms) / 1000
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from contex_server.kernel.inbox_ids import entry_of, event_of
 from contex_server.kernel.model import SERVICE, Origin, Range, Sequence
+from contex_server.kernel.slices import sliced
 from contex_server.log.groups import (
     GROUP,
     NOBODY,
@@ -205,7 +206,7 @@ class RedisGroups(Facet, GroupStore):
         self, project: str, agent_id: str, after: Sequence, count: int
     ) -> list[Parked]:
         rows = await self._client.read(project, f"parked:{agent_id}", Range(after), count)
-        return [_parked(row) for row in rows or ()]
+        return [_parked(row) async for row in sliced(rows or ())]
 
     async def carried(self, project: str, agent_id: str) -> list[Parked]:
         again, parked = await self._client.commands(
