@@ -4,6 +4,7 @@ from benchmarks.bench import Case
 from benchmarks.cases import (
     archive,
     beside,
+    consuming,
     deciders,
     deciding,
     embedding,
@@ -34,6 +35,7 @@ CASES: dict[str, Case] = {
     "listening": listening.run,
     "inboxes": inboxes.run,
     "deciders": deciders.run,
+    "consuming": consuming.run,
     "time": time_travel.run,
     "archive": archive.run,
     "beside": beside.run,

@@ -261,7 +261,8 @@ class Group:
         if taken is None:
             await self._begin_anew()
             return True
-        return bool(self._tasks) or await self._hand_out(asking, taken, asked)
+        more = await self._hand_out(asking, taken, asked)
+        return more or bool(self._tasks)
 
     async def _settle(self) -> bool:
         """False if the claims are of an epoch that is over."""

@@ -386,3 +386,17 @@ async def test_bad_input_is_refused(api: Api) -> None:
         async with Worker(api) as worker:
             await worker.say(**message)
             assert (await worker.refusal()).fields == [field], message
+
+
+async def test_what_is_taken_while_something_is_being_settled_arrives(api: Api) -> None:
+    await queue(api, *[f"k{n}" for n in range(300)])
+    async with Worker(api, max_outstanding_messages=40, ack_deadline=seconds(600)) as worker:
+        seen = 0
+        while seen < 300:
+            await worker.count(seen + 1)
+            some = names(worker.deliveries[seen:])
+            seen += len(some)
+            for start in range(0, len(some), 7):
+                ids = some[start : start + 7]
+                await worker.say(settle=pb.Settle(delivery_ids=ids, ack=pb.Ack()))
+    assert {each.attempt for each in worker.deliveries} == {1}
