@@ -298,6 +298,13 @@ ROWS = [
     ),
     Row("Replay", "", lambda s: [events.ReplayRequest(project=P)], 400, 32),
     Row(
+        "Replay",
+        "at a pace",
+        lambda s: [events.ReplayRequest(project=P, speed=1_000_000.0)],
+        600,
+        32,
+    ),
+    Row(
         "Subscribe",
         "from the beginning",
         lambda s: [events.SubscribeRequest(project=P, edge=event_pb2.EDGE_BEGINNING)],

@@ -20,7 +20,7 @@ COMMANDS = {
     "info": ("server", "Show a server's version, limits and features."),
     "publish": ("publish", "Publish a fact, or with --stream a file of facts."),
     "events": ("events", "List events of a project's log."),
-    "replay": ("events", "Stream every event of a range, as fast as it can be read."),
+    "replay": ("events", "Stream every event of a range, as fast as it can be read or at a pace."),
     "tail": ("events", "Show the newest events, and with -f new ones as they arrive."),
     "state": ("state", "Show a project's data as they were at a moment."),
     "get": ("state", "Show one datum as it is now."),

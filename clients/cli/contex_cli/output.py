@@ -76,6 +76,23 @@ def flush() -> None:
     sys.stdout.flush()
 
 
+class Status:
+    """A line on stderr, where that is a terminal, which the next one replaces."""
+
+    def __init__(self) -> None:
+        self.is_shown = sys.stderr.isatty() and not error_console().is_dumb_terminal
+        self._text = ""
+
+    def show(self, text: str) -> None:
+        """Shows a text; an empty one makes room for other output."""
+        if self.is_shown and text != self._text:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns or _PIPE_COLUMNS
+            cut = shortened(text, width - 1)
+            sys.stderr.write(f"\r\x1b[K{cut}")
+            sys.stderr.flush()
+            self._text = text
+
+
 @contextmanager
 def open_file(file: str) -> Iterator[BinaryIO]:
     """Opens a file that gets its name when everything is in it; "-" is stdout.

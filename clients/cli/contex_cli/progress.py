@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -80,6 +81,8 @@ class Progress:
                 progress.TextColumn("{task.description}"),
                 console=out.error_console(),
                 transient=True,
+                # What is printed meanwhile goes above the bar, unless it goes elsewhere.
+                redirect_stdout=sys.stdout.isatty(),
             )
             self._task = self._bar.add_task(self._verb, total=None)
             self._bar.start()

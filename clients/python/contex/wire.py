@@ -102,6 +102,19 @@ def duration(length: float | timedelta, name: str) -> duration_pb2.Duration:
     return message
 
 
+def milliseconds(length: float | timedelta, name: str) -> int:
+    """Seconds or a timedelta as whole milliseconds, at least one: 0 stands for a default.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: It is shorter, no finite number, or too long.
+    """
+    found = duration(length, name).ToNanoseconds() // 1_000_000
+    if found < 1:
+        raise ValueError(f"{name}: must be at least a millisecond, not {length}")
+    return found
+
+
 def utf8(text: str, name: str) -> bytes:
     """Text as UTF-8.
 

@@ -48,6 +48,8 @@ class Limits(BaseModel):
     answer_bytes: int = 3 * MIB
     batches_in_flight: int = 16
     heartbeat_ms: tuple[int, int] = (100, 60_000)
+    replay_speed: float = 1_000_000
+    replay_pause_ms: int = 3_600_000
     ping_interval_ms: int = 5_000
     context_tokens: int = 10_000_000
     min_valid_seconds: int = 1

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from contex_server.events.feed import Feed, Reader
 from contex_server.events.hub import Channel
+from contex_server.events.pace import PacedReplay
 from contex_server.events.stream import _Pulse
 from contex_server.inbox.hub import Listening
 from contex_server.kernel.model import BEGINNING
@@ -30,7 +31,7 @@ from tests.integration.support import (
     in_stream,
 )
 
-KEPT = (Feed, Reader, Channel, ProjectMatcher, Listening, _Pulse)
+KEPT = (Feed, Reader, Channel, ProjectMatcher, Listening, PacedReplay, _Pulse)
 
 
 @dataclass
@@ -156,6 +157,15 @@ async def replay_reading_the_log(scene: Scene) -> None:
 async def replay_writing(scene: Scene) -> None:
     await scene.fill()
     replay = scene.leaver.replay()
+    scene.calls.append(replay.call)
+    await replay.read()
+    await pause()
+
+
+@phase
+async def replay_in_a_pause(scene: Scene) -> None:
+    await scene.fill(2, size=1)
+    replay = scene.leaver.replay(speed=1e-6, max_pause_ms=3_600_000)
     scene.calls.append(replay.call)
     await replay.read()
     await pause()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 
@@ -245,6 +246,13 @@ for _rpc in ("Subscribe", "Listen"):
             "heartbeat_interval_ms",
             heartbeat_interval_ms=_value,
         )
+
+# The pace of replays.
+for _value in (0.0, -1.0, -0.0, 1_000_001.0, 1e300, math.inf, -math.inf, math.nan):
+    refuse("Replay", f"speed {_value}", "speed", speed=_value)
+for _value in (3_600_001, 2**32 - 1):
+    refuse("Replay", f"max_pause_ms {_value}", "max_pause_ms", max_pause_ms=_value, speed=1.0)
+refuse("Replay", "max_pause_ms without a speed", "max_pause_ms", max_pause_ms=1)
 
 # Filters.
 for _rpc in ("ListEvents", "Replay", "Subscribe", "ExportProject"):

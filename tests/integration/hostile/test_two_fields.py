@@ -101,6 +101,7 @@ INSIDE: list[tuple[str, dict[str, Any], set[str]]] = [
             *("start.redactions[0].json_pointer", "start.redactions[0].replacement"),
         },
     ),
+    ("Replay", {"speed": 0.0, "max_pause_ms": 2**32 - 1}, {"speed", "max_pause_ms"}),
     (
         "Publish",
         {"events": [event("\n", description="x" * 5_000)], "durability": 9, "publisher": "\n"},

@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (4, "baa6b15dcada6cb2d21879519d747019804b2937f6a5347cab34b3a3147ecc08")
+RECORDED = (4, "6f4ed2c7de8b10c8faf1528bbf57680fc8736f2c67c728c55872d5eaaa93c834")
 """A revision, and the digest of what the protos declare with it."""
 
 

@@ -258,11 +258,21 @@ class EventService(Calls):
         metadata: Metadata = (),
         exclude_service_events: bool = False,
         backwards: bool = False,
+        speed: float | None = None,
+        max_pause: float | timedelta | None = None,
         reconnect: bool = True,
     ) -> SyncSubscription[Event]:
-        """Streams a range of events as fast as they are consumed, then ends.
+        """Streams a range of events as fast as they are consumed, or at a pace, then ends.
 
-        Arguments and errors as in `list_events`; `reconnect` as in `subscribe`.
+        Other arguments and errors as in `list_events`; `reconnect` as in `subscribe`.
+
+        Args:
+            speed: The pace: 1 is that at which the events were published, 2 twice as fast; more
+                than 0, at most 1,000,000. None: as fast as they are consumed. The first event comes
+                at once, also after a reconnect; any other follows the one before it that passed the
+                filter. What you hold back for more than a second is not made up for.
+            max_pause: The longest pause between two events: seconds or a `timedelta`, from a
+                millisecond to an hour; by default 10 seconds. Only with a speed.
         """
         request = wire.message(
             event_service_pb2.ReplayRequest,
@@ -278,6 +288,8 @@ class EventService(Calls):
                 exclude_service_events,
             ),
             order=wire.order(backwards),
+            speed=speed,
+            max_pause_ms=0 if max_pause is None else wire.milliseconds(max_pause, "max_pause"),
         )
         stream = ResumableStream(request, values.event, reconnect=reconnect, ends=True)
         return self._subscription(lambda: self._events.Replay, stream)

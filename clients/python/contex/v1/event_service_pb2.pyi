@@ -581,6 +581,8 @@ class ReplayRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    SPEED_FIELD_NUMBER: _builtins.int
+    MAX_PAUSE_MS_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project."""
     order: _event_pb2.Order.ValueType
@@ -588,6 +590,17 @@ class ReplayRequest(_message.Message):
     cursor: _builtins.str
     """Resumes an interrupted call: the last cursor received, with the other fields unchanged. What
     is left of the range follows.
+    """
+    speed: _builtins.float
+    """The pace: 1 is that at which the events were appended, 2 twice as fast; more than 0, at most
+    1,000,000. Unset: as fast as the reader takes them. The first event of each call comes at once,
+    also where a cursor resumes. Any other follows the one before it that passed the filter after
+    the time between their appends, divided by the speed. What sending takes does not add up; what a
+    reader holds back for more than a second is not made up for: the pace goes on from there.
+    """
+    max_pause_ms: _builtins.int
+    """The longest pause, whatever lies between two events: 1 to 3,600,000 ms; 0 means 10,000. Only
+    with a speed.
     """
     @_builtins.property
     def since(self) -> _event_pb2.Position:
@@ -610,12 +623,16 @@ class ReplayRequest(_message.Message):
         filter: _event_pb2.EventFilter | None = ...,
         order: _event_pb2.Order.ValueType = ...,
         cursor: _builtins.str = ...,
+        speed: _builtins.float | None = ...,
+        max_pause_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "since", b"since", "until", b"until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_speed", b"_speed", "filter", b"filter", "since", b"since", "speed", b"speed", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "filter", b"filter", "order", b"order", "project", b"project", "since", b"since", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_speed", b"_speed", "cursor", b"cursor", "filter", b"filter", "max_pause_ms", b"max_pause_ms", "order", b"order", "project", b"project", "since", b"since", "speed", b"speed", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__speed: _TypeAlias = _typing.Literal["speed"]  # noqa: Y015
+    _WhichOneofArgType__speed: _TypeAlias = _typing.Literal["_speed", b"_speed"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__speed) -> _WhichOneofReturnType__speed | None: ...
 
 Global___ReplayRequest: _TypeAlias = ReplayRequest  # noqa: Y015
 
@@ -627,6 +644,7 @@ class ReplayResponse(_message.Message):
 
     EVENTS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
@@ -640,6 +658,10 @@ class ReplayResponse(_message.Message):
         """Progress while nothing passes the filter."""
 
     @_builtins.property
+    def heartbeat(self) -> _event_pb2.Heartbeat:
+        """In a pause: nothing is due yet; the stream is alive."""
+
+    @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp:
         """The server's clock when it built this message."""
 
@@ -648,14 +670,15 @@ class ReplayResponse(_message.Message):
         *,
         events: _event_pb2.EventBatch | None = ...,
         checkpoint: _event_pb2.Checkpoint | None = ...,
+        heartbeat: _event_pb2.Heartbeat | None = ...,
         cursor: _builtins.str = ...,
         server_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "events", b"events", "message", b"message", "server_time", b"server_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "events", b"events", "heartbeat", b"heartbeat", "message", b"message", "server_time", b"server_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "cursor", b"cursor", "events", b"events", "message", b"message", "server_time", b"server_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "cursor", b"cursor", "events", b"events", "heartbeat", b"heartbeat", "message", b"message", "server_time", b"server_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["events", "checkpoint"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["events", "checkpoint", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

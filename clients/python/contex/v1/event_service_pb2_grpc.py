@@ -159,8 +159,8 @@ class EventServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Replay(self, request, context):
-        """Streams a bounded range of the log as fast as the reader takes it, then ends. The upper end
-        is fixed when the call starts.
+        """Streams a bounded range of the log as fast as the reader takes it, or at the pace at which it
+        was written (speed), then ends. The upper end is fixed when the call starts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

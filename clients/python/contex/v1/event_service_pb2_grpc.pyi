@@ -77,8 +77,8 @@ class EventServiceStub:
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]
     """Returns a range of events, page by page."""
     Replay: _grpc.UnaryStreamMultiCallable[_event_service_pb2.ReplayRequest, _event_service_pb2.ReplayResponse]
-    """Streams a bounded range of the log as fast as the reader takes it, then ends. The upper end
-    is fixed when the call starts.
+    """Streams a bounded range of the log as fast as the reader takes it, or at the pace at which it
+    was written (speed), then ends. The upper end is fixed when the call starts.
     """
     Subscribe: _grpc.UnaryStreamMultiCallable[_event_service_pb2.SubscribeRequest, _event_service_pb2.SubscribeResponse]
     """Streams everything from the start position to the end of the log, sends caught_up, then
@@ -135,8 +135,8 @@ class EventServiceAsyncStub(EventServiceStub):
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Returns a range of events, page by page."""
     Replay: _aio.UnaryStreamMultiCallable[_event_service_pb2.ReplayRequest, _event_service_pb2.ReplayResponse]  # type: ignore[assignment]
-    """Streams a bounded range of the log as fast as the reader takes it, then ends. The upper end
-    is fixed when the call starts.
+    """Streams a bounded range of the log as fast as the reader takes it, or at the pace at which it
+    was written (speed), then ends. The upper end is fixed when the call starts.
     """
     Subscribe: _aio.UnaryStreamMultiCallable[_event_service_pb2.SubscribeRequest, _event_service_pb2.SubscribeResponse]  # type: ignore[assignment]
     """Streams everything from the start position to the end of the log, sends caught_up, then
@@ -220,8 +220,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_service_pb2.ReplayRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_service_pb2.ReplayResponse], _abc.AsyncIterator[_event_service_pb2.ReplayResponse]]:
-        """Streams a bounded range of the log as fast as the reader takes it, then ends. The upper end
-        is fixed when the call starts.
+        """Streams a bounded range of the log as fast as the reader takes it, or at the pace at which it
+        was written (speed), then ends. The upper end is fixed when the call starts.
         """
 
     @_abc_1.abstractmethod

@@ -13,8 +13,9 @@ from contex.v1 import event_pb2
 from contex.v1 import event_service_pb2 as pb
 
 from contex_server.api.shared import fields
+from contex_server.events.pace import Pace
 from contex_server.kernel.config import Limits
-from contex_server.kernel.errors import ContexError, Reason, all_of, invalid_field
+from contex_server.kernel.errors import Checks, ContexError, Reason, all_of, invalid_field
 from contex_server.kernel.event_rules import (
     check_content_type,
     check_description,
@@ -35,6 +36,8 @@ from contex_server.kernel.model import (
 
 _INLINE_EVENTS = 100
 """A batch of them takes up to 5 ms."""
+_MAX_PAUSE_MS = 10_000
+"""Of a replay, where the request does not say."""
 _DURABILITIES = {0: Durability.FSYNC, **{int(durability): durability for durability in Durability}}
 
 
@@ -70,6 +73,30 @@ def _checked(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Appe
     _check_size(request, limits)
     events = [_new_event(e, i, publisher, limits) for i, e in enumerate(request.events)]
     return Append(request.project, events, request_id, durability, publisher, origin)
+
+
+def pace(request: pb.ReplayRequest, limits: Limits) -> Pace | None:
+    """The pace of a replay; None if it is as fast as the reader."""
+    with Checks() as check:
+        speed = check(_speed, request, limits)
+        max_pause_ms = check(_max_pause_ms, request, limits)
+    return None if speed is None else Pace(speed, max_pause_ms / 1000)
+
+
+def _speed(request: pb.ReplayRequest, limits: Limits) -> float | None:
+    if not request.HasField("speed"):
+        return None
+    if not 0 < request.speed <= limits.replay_speed:  # also what is not a number
+        most = f"{limits.replay_speed:,.0f}"
+        raise invalid_field("speed", f"must be more than 0, at most {most}, not {request.speed}")
+    return request.speed
+
+
+def _max_pause_ms(request: pb.ReplayRequest, limits: Limits) -> int:
+    value, most = request.max_pause_ms, limits.replay_pause_ms
+    if value and not request.HasField("speed"):
+        raise invalid_field("max_pause_ms", "needs a speed: without one there are no pauses")
+    return fields.within(value, 0, most, "max_pause_ms") or _MAX_PAUSE_MS
 
 
 def _durability(value: int) -> Durability:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from itertools import accumulate
+from functools import partial
 
 from contex.v1 import event_pb2
 from contex.v1 import event_service_pb2 as pb
@@ -17,14 +16,18 @@ from contex_server.api.shared import fields, ranges, wire
 from contex_server.api.shared.cursors import Token, encode_position
 from contex_server.api.shared.servicer import Servicer
 from contex_server.events.feed import Delivery
+from contex_server.events.pace import Pace, PacedReplay, batches
 from contex_server.events.stream import Message, log_source, stream
 from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks, event_not_found, shutting_down
-from contex_server.kernel.model import Entry, EventFilter, body_of
+from contex_server.kernel.model import Entry, EventFilter, Range, Sequence
 from contex_server.kernel.right_of_way import RIGHT_OF_WAY
 from contex_server.kernel.slices import sliced
 from contex_server.log.pages import pages
+
+Send = Callable[[int, Sequence, list[Entry]], Awaitable[None]]
+"""Sends a message of a replay: its kind, where the reader stands after it, its events."""
 
 
 class EventServicer(Servicer):
@@ -90,35 +93,63 @@ class EventServicer(Servicer):
             event_filter = check(fields.event_filter, request.filter, self._limits, call.scope)
             span = check(fields.span, request, order=request.order)
             position = check(ranges.resumed, request, token)
+            pace = check(checks.pace, request, self._limits)
         span = await ranges.remaining(self._log, request, span, position)
         count = 0
+
+        async def send(kind: int, place: Sequence, entries: list[Entry]) -> None:
+            nonlocal count
+            content = wire.batch_bytes(entries) if entries else b""
+            await call.write(wire.response(call.project, kind, content, place, token))
+            count += len(entries)
+
+        try:
+            if pace is None:
+                await self._replay(call.project, span, event_filter, send)
+            else:
+                await self._replay_paced(call.project, span, event_filter, pace, send)
+        finally:
+            self._audit.exported(call.project, call.origin, call.method, count)
+
+    async def _replay(
+        self, project: str, span: Range, event_filter: EventFilter, send: Send
+    ) -> None:
         loop = asyncio.get_running_loop()
         checkpoint_s = self._settings.heartbeat_interval_ms / 1000
         last = loop.time()
         max_events = self._settings.replay_page_events
-        source = pages(
-            self._log, call.project, span, max_events=max_events, event_filter=event_filter
+        source = pages(self._log, project, span, max_events=max_events, event_filter=event_filter)
+        async with aclosing(source):
+            async for page in source:
+                passing = await _passing(event_filter, page.entries)
+                for entries in batches(passing, self._settings.message_bytes):
+                    await send(wire.RESPONSE_EVENTS, event_codec.proven(entries[-1]), entries)
+                    last = loop.time()
+                if page.entries and loop.time() - last >= checkpoint_s:
+                    place = event_codec.proven(page.entries[-1])
+                    await send(wire.RESPONSE_CHECKPOINT, place, [])
+                    last = loop.time()
+                if self._drain.started and not page.last:
+                    raise shutting_down()
+
+    async def _replay_paced(
+        self, project: str, span: Range, event_filter: EventFilter, pace: Pace, send: Send
+    ) -> None:
+        replay = PacedReplay(
+            self._log,
+            project,
+            span,
+            partial(_passing, event_filter),
+            pace,
+            event_filter=event_filter,
+            settings=self._settings,
+            drain=self._drain,
         )
-
-        async def send(kind: int, content: bytes, entry: Entry) -> None:
-            nonlocal last
-            place = event_codec.proven(entry)
-            await call.write(wire.response(call.project, kind, content, place, token))
-            last = loop.time()
-
-        try:
-            async with aclosing(source):
-                async for page in source:
-                    passing = await _passing(event_filter, page.entries)
-                    for entries in self._batches(passing):
-                        await send(wire.RESPONSE_EVENTS, wire.batch_bytes(entries), entries[-1])
-                        count += len(entries)
-                    if page.entries and loop.time() - last >= checkpoint_s:
-                        await send(wire.RESPONSE_CHECKPOINT, b"", page.entries[-1])
-                    if self._drain.started and not page.last:
-                        raise shutting_down()
-        finally:
-            self._audit.exported(call.project, call.origin, call.method, count)
+        async with aclosing(replay.steps()) as steps:
+            async for step in steps:
+                progress = wire.RESPONSE_CHECKPOINT if step.moved else wire.RESPONSE_HEARTBEAT
+                kind = wire.RESPONSE_EVENTS if step.entries else progress
+                await send(kind, step.place, step.entries)
 
     async def subscribe(self, request: pb.SubscribeRequest, call: Call) -> None:
         with Checks() as check:
@@ -150,16 +181,6 @@ class EventServicer(Servicer):
                             end = message.position
             finally:
                 self._audit.stream_closed(call.project, call.origin, call.method, stream_id, end)
-
-    def _batches(self, entries: list[Entry]) -> Iterator[list[Entry]]:
-        """Events in batches of bounded size."""
-        ends = list(accumulate(map(len, map(body_of, entries))))
-        start = sent = 0
-        while start < len(entries):
-            end = bisect_right(ends, sent + self._settings.message_bytes, start)
-            end = max(end, start + 1)
-            yield entries[start:end]
-            start, sent = end, ends[end - 1]
 
 
 def _passes(event_filter: EventFilter, entry: Entry) -> bool:

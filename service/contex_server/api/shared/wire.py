@@ -29,6 +29,7 @@ _EVENT_SEQUENCE = 1 << 3 | 2
 _BATCH_EVENTS = 1 << 3 | 2
 RESPONSE_EVENTS = 1 << 3 | 2
 RESPONSE_CHECKPOINT = 4 << 3 | 2
+RESPONSE_HEARTBEAT = 5 << 3 | 2
 _RESPONSE_CURSOR = 6 << 3 | 2
 _RESPONSE_SERVER_TIME = 7 << 3 | 2
 RESPONSE_NEEDS_CHANGED = 8 << 3 | 2
@@ -37,7 +38,7 @@ _KINDS = {
     Kind.CAUGHT_UP: 2 << 3 | 2,
     Kind.FELL_BEHIND: 3 << 3 | 2,
     Kind.CHECKPOINT: RESPONSE_CHECKPOINT,
-    Kind.HEARTBEAT: 5 << 3 | 2,
+    Kind.HEARTBEAT: RESPONSE_HEARTBEAT,
 }
 
 _HEADS = tuple(bytes([_BATCH_EVENTS]) + varint(n + 2) for n in range(4_096))
