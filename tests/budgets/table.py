@@ -301,7 +301,7 @@ ROWS = [
         "Replay",
         "at a pace",
         lambda s: [events.ReplayRequest(project=P, speed=1_000_000.0)],
-        600,
+        400,
         32,
     ),
     Row(

@@ -1,0 +1,1 @@
+"""Contex beside other stores: the same bytes, writers and disk, fsync on; `make bench-peers`."""
