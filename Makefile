@@ -1,7 +1,7 @@
 # Every verb works from a bare clone with git, make, python3 >= 3.11 and the package
 # registries: uv is installed into .tools/, everything else into .venv from uv.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all fault-suite budgets lint generate bench bench-compare bench-time bench-agents bench-archive bench-matching fit-matching tune-matching clean
+.PHONY: help demo serve test test-all fault-suite budgets lint generate bench bench-compare bench-time bench-agents bench-archive bench-peers bench-matching fit-matching tune-matching clean
 
 UV  := .tools/bin/uv
 RUN := $(UV) run --frozen --no-sync
@@ -71,6 +71,9 @@ bench-agents: $(STAMP) ## measure what agents get: listening, catching up, decid
 
 bench-archive: $(STAMP) ## measure a log longer than memory: the archive, files, what archiving costs
 	$(RUN) python -m benchmarks --only archive
+
+bench-peers: $(STAMP) ## measure Contex beside UmaDB and, where there is Go, NATS JetStream; both are installed for it
+	$(RUN) python -m benchmarks.peers
 
 BEFORE ?= ../contex-before
 bench-compare: $(STAMP) ## measure this checkout beside BEFORE=checkout, in one run
