@@ -110,7 +110,7 @@ def figures_of(rates: Rates) -> dict[str, list[Figure]]:
                 [rate.events_per_s for rate in theirs],
                 name,
                 Target("ratio", TARGETS[load]) if name.startswith("UmaDB") else None,
-                {"us_per_event": {CONTEX: _us(ours), name: _us(theirs)}},
+                {"us_per_event": {who: _us(by_name[who]) for who in (CONTEX, name) if who != RAW}},
             )
             for name, theirs in by_name.items()
             if name != CONTEX
@@ -125,7 +125,7 @@ def processor_lines(rates: Rates) -> list[str]:
         parts = [
             f"{name} {times['server']:.0f} + {times['client']:.0f}"
             for name, measured in by_name.items()
-            if (times := _us(measured))["client"]
+            if name != RAW and (times := _us(measured))
         ]
         lines.append(f"{load}, µs of processor time an event, server + client: {', '.join(parts)}")
     return lines

@@ -75,6 +75,10 @@ def test_the_table_has_ratios_and_targets() -> None:
     ]
     assert figures[0].ratio == pytest.approx(0.5)
     assert [figure.met for figure in figures] == [True, None]
+    assert [[*figure.details["us_per_event"]] for figure in figures] == [
+        ["Contex", "UmaDB 1"],
+        ["Contex"],
+    ]
     assert report.table({first: figures}).row_count == 2
     (line,) = peers.processor_lines(rates)
     assert line.endswith("server + client: UmaDB 1 11 + 6, Contex 100 + 50")
