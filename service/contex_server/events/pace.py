@@ -20,7 +20,10 @@ from contex_server.log.port import EventLog
 _KEEP_S = 1.0
 """How long events that were read may wait until they are due. What waits longer is read again: long
 pauses hold no memory, and nothing is sent that was erased in them."""
+_SLOW_PAGE = 64
+"""Events that are read at a time after such a pause: more would be read in vain again and again."""
 _HELD_BACK_S = 1.0
+"""A reader that takes longer to take a message than this holds the replay back."""
 
 
 class Pace:
@@ -146,12 +149,15 @@ class PacedReplay:
         """What is left, up to a pause that is too long to keep what was read: `_due_s` is when the
         event after it is due, and None at the end."""
         self._due_s = None
+        max_events = self._settings.replay_page_events
+        if resumed and self._filter.is_open:
+            max_events = min(_SLOW_PAGE, max_events)
         source = pages(
             self._log,
             self._project,
             self._span,
             resumed=resumed,
-            max_events=self._settings.replay_page_events,
+            max_events=max_events,
             event_filter=self._filter,
         )
         async with aclosing(source):
