@@ -39,6 +39,7 @@ from contex_server.log.redis.connections import (
     translate,
 )
 from contex_server.log.redis.key_names import COUNTED, vectors_kind
+from contex_server.log.redis.packing import packed
 
 _MAX_EVENTS = 1_024
 """Events of one function call: some 5 ms during which the store serves nobody else."""
@@ -344,35 +345,10 @@ def append_command(
     project: str, appends: Sequence[Append], settings: Settings, seen: LogSequence | None = None
 ) -> Command:
     """The call that appends some publishes of one project, after the highest sequence seen."""
-    vectors: dict[bytes, bytes] = {}
-    publishes: list[Any] = []
-    lanes: dict[int, int] = {}
     model = next((append.model for append in appends if append.vectors), "")
-    for append in appends:
-        if append.model == model:
-            # Of two models, one's vectors are left to be computed when they are needed.
-            vectors.update(append.vectors)
-        lane: int | str = ""
-        if append.lane is not None:
-            lane = lanes.setdefault(id(append.lane), len(lanes))
-        origin = str(append.origin)
-        publishes += (append.request_id, origin, append.publisher, len(append.events), lane)
-        for event in append.events:
-            expected = event.expected_revision
-            publishes += (
-                event.data_key,
-                event.expected_state if expected is None else expected,
-                "T" if event.tombstone else "",
-                event.digest,
-                event.event_type,
-                event.body,
-                event.was,
-                event.described,
-                event.validity,
-            )
     return fcall(
         project,
-        "contex1_append_after",
+        "contex1_append_packed",
         (
             *(*COUNTED, "state", vectors_kind(model), "requests:0", "requests:1", "matching"),
             "descriptions",
@@ -380,10 +356,8 @@ def append_command(
         settings.request_window_s,
         settings.audit_retention_ms,
         model,
-        len(vectors),
-        *(item for pair in vectors.items() for item in pair),
-        *publishes,
         "" if seen is None else str(seen),
+        packed(appends, model),
     )
 
 

@@ -37,8 +37,32 @@ local function varint(n)
   return out .. string.char(n)
 end
 
+-- The numbers up to 999 as they are written, and with zeros in front of them. They are filled as they
+-- are needed: writing a number costs as much as five lookups.
+local WRITTEN, PADDED = {}, {}
+
+local function written_below_1000(n)
+  local text = WRITTEN[n]
+  if not text then
+    text = string.format('%.0f', n)
+    WRITTEN[n], PADDED[n] = text, string.format('%03.0f', n)
+  end
+  return text
+end
+
 -- A whole number, also beyond the 14 digits that Lua writes by itself.
 local function whole(n)
+  if n >= 0 and n < 1000 then return WRITTEN[n] or written_below_1000(n) end
+  if n >= 1000 and n < 1000000 then
+    local rest = n % 1000
+    local text = PADDED[rest]
+    if not text then
+      written_below_1000(rest)
+      text = PADDED[rest]
+    end
+    local thousands = (n - rest) / 1000
+    return (WRITTEN[thousands] or written_below_1000(thousands)) .. text
+  end
   return string.format('%.0f', n)
 end
 
@@ -58,6 +82,20 @@ local function lookup(key, fields)
     end
   end
   return found
+end
+
+-- The values of fields of a hash, in their places; false where there is none.
+local function fetch(key, fields)
+  if #fields == 0 then return fields end
+  if #fields <= CHUNK then return redis.call('HMGET', key, unpack(fields)) end
+  local values = {}
+  for from = 1, #fields, CHUNK do
+    local upto = math.min(from + CHUNK - 1, #fields)
+    for i, value in ipairs(redis.call('HMGET', key, unpack(fields, from, upto))) do
+      values[from + i - 1] = value
+    end
+  end
+  return values
 end
 
 local function split(sequence)

@@ -5,11 +5,14 @@ local LASTING_EACH = 8
 -- Both where nothing is said of descriptions either.
 local PLAIN_HEAD, PLAIN_EACH = 4, 6
 
-local function put_vectors(key, args, from, count)
-  for i = from, from + 2 * count - 1, 2 do
-    redis.call('HSETNX', key, args[i], args[i + 1])
-  end
-  return from + 2 * count
+local PUBLISHED = 'data_published'
+
+local DIGEST = TAG_TEXT_DIGEST .. '\16'
+
+-- Stores encodings: {digest, encoding, …}.
+local function put_vectors(keys, model, vectors)
+  for i = 1, #vectors, 2 do redis.call('HSETNX', keys[7], vectors[i], vectors[i + 1]) end
+  if #vectors > 0 then redis.call('HSETNX', keys[10], 'model', model) end
 end
 
 -- Whether the first event of a key in a publish takes the key for what it is: described by `was`,
@@ -24,82 +27,180 @@ end
 -- Returns where it is; and that again if the next one must be told to come after it, too, for it to
 -- be the next sequence.
 local function place(events, body, after, time_ms)
-  if after then
-    local ms, n = split(after)
-    if time_ms <= ms then
-      local placed = redis.pcall('XADD', events, whole(ms) .. '-' .. whole(n + 1), 'e', body)
-      if not placed.err then return placed, placed end
-    end
+  local ms, n = split(after)
+  if time_ms <= ms then
+    local placed = redis.pcall('XADD', events, whole(ms) .. '-' .. whole(n + 1), 'e', body)
+    if not placed.err then return placed, placed end
   end
   return redis.call('XADD', events, '*', 'e', body), nil
 end
 
--- Appends the events of many publishes, each publish whole or not at all; see `append_described`.
--- All are placed after the sequence `after`, if there is one.
-local function append_all(keys, args, head, each, tells_state, after)
-  local events, state = keys[1], keys[6]
+-- What was answered to requests, by their ids; "" is none.
+local function answers(current, before, ids)
+  local asked = {}
+  for _, id in ipairs(ids) do
+    if id ~= '' then asked[#asked + 1] = id end
+  end
+  local answered = {}
+  for _, key in ipairs({ before, current }) do
+    if #asked > 0 and redis.call('EXISTS', key) == 1 then
+      for id, answer in pairs(lookup(key, asked)) do answered[id] = answer end
+    end
+  end
+  return answered
+end
+
+-- What the store knows of data keys, by their places in `names`: revision, sequence, mark and digest
+-- as in STATE; `text`, the description, nil if it is not known and '' if there is none; and `kept`,
+-- what the hash <descriptions> says, where that is wanted.
+local function states(state, descriptions, names)
+  local revision, sequence, mark, digest, text, kept = {}, {}, {}, {}, {}, {}
+  local places, fields, match = {}, {}, string.match
+  local values, found = fetch(state, names), 0
+  for k = 1, #names do
+    local value = values[k]
+    if value then
+      local r, s, m, d = match(value, STATE)
+      revision[k], sequence[k], mark[k], digest[k] = r + 0, s, m, d
+      -- An erasure leaves no digest.
+      if m == 'K' and d ~= '' and descriptions then
+        found = found + 1
+        places[found], fields[found] = k, names[k]
+      elseif m == 'D' or m == 'N' then
+        text[k] = ''
+      end
+    else
+      text[k] = ''
+    end
+  end
+  values = fetch(descriptions, fields)
+  for at = 1, found do
+    local k, value = places[at], values[at]
+    if value then text[k], kept[k] = value, value end
+  end
+  return {
+    revision = revision, sequence = sequence, mark = mark, digest = digest, text = text, kept = kept,
+  }
+end
+
+-- Why the events `from` to `upto` of a batch, which are one publish, may not be appended; nil if they
+-- may.
+local function refusal(batch, known, from, upto, time_ms, tells_state)
+  local slots, expected, was, described = batch.slots, batch.expected, batch.was, batch.described
+  local validity, tombstones = batch.validity, batch.tombstones
+  local ahead, becomes, planned, wrong = {}, {}, {}, nil
+  for i = from, upto do
+    local k = slots[i]
+    if k > 0 then
+      local wants = expected[i]
+      local actual = (known.revision[k] or 0) + (ahead[k] or 0)
+      if wants then
+        local is = becomes[k]
+          or (actual == 0 and 'absent' or known.mark[k] == 'D' and 'deleted' or 'present')
+        if wants ~= is and tonumber(wants) ~= actual then
+          return '!' .. i - from .. ' ' .. whole(actual) .. (tells_state and ' ' .. is or '')
+        end
+      end
+      if validity[i] then
+        local until_ms, sign = validity_of(validity[i], time_ms)
+        if sign == '' and until_ms <= time_ms then return '<' .. i - from .. ' ' .. whole(time_ms) end
+      end
+      if described then
+        if was[i] and not planned[k]
+          and not is_right(was[i], described[i], known.text[k], known.sequence[k]) then
+          wrong = wrong or { '?' }
+          wrong[#wrong + 1] = batch.names[k]
+          wrong[#wrong + 1] = known.sequence[k] or ''
+          wrong[#wrong + 1] = known.text[k] or '?'
+        end
+        planned[k] = true
+      end
+      becomes[k] = tombstones[i] and 'deleted' or 'present'
+      ahead[k] = (ahead[k] or 0) + 1
+    end
+  end
+  return wrong
+end
+
+-- Writes what has become of data keys; `touched` are their places, `before` the sequences that their
+-- latest events had, `valid_until` until when those are valid that they have now.
+local function put_states(keys, expiring, names, known, touched, before, valid_until, describes)
+  local revision, sequence, mark, digest = known.revision, known.sequence, known.mark, known.digest
+  local text, kept = known.text, known.kept
+  local values, texts, gone, was, now_valid = {}, {}, {}, {}, {}
+  local expires = redis.call('EXISTS', expiring) == 1
+  for at = 1, #touched do
+    local k = touched[at]
+    local name = names[k]
+    values[2 * at - 1] = name
+    values[2 * at] = whole(revision[k]) .. ' ' .. sequence[k] .. ' ' .. mark[k] .. digest[k]
+    if expires and before[k] then was[#was + 1] = before[k] .. ' ' .. name end
+    if valid_until[k] then
+      now_valid[#now_valid + 1] = whole(valid_until[k])
+      now_valid[#now_valid + 1] = sequence[k] .. ' ' .. name
+    end
+    if mark[k] == 'K' then
+      if text[k] ~= kept[k] then
+        texts[#texts + 1] = name
+        texts[#texts + 1] = text[k]
+      end
+    elseif kept[k] then
+      gone[#gone + 1] = name
+    end
+  end
+  chunked('HSET', keys[6], values)
+  put_validity(expiring, was, now_valid)
+  if describes then
+    chunked('HSET', keys[11], texts)
+    chunked('HDEL', keys[11], gone)
+  end
+end
+
+-- Appends a batch of publishes, each publish whole or not at all; for the replies see
+-- `append_packed`.
+--
+-- batch:
+--   window, retention_ms, after
+--     As `append_packed` has them; `after` is nil if there is none.
+--   names
+--     The data keys, each once.
+--   ids, origins, publishers, lanes, counts
+--     Of each publish; see `append_described`. `counts` is how many events it has.
+--   slots, digests, bodies, described
+--     Of each event; `slots` is its data key's place in `names`, or 0. Without `described`, nothing
+--     is said of descriptions.
+--   expected, was, kinds, tombstones, validity
+--     Of events by their numbers, nothing for one that has none, that takes nothing for granted, that
+--     is published data, no tombstone, and lasts.
+local function append_batch(keys, batch, tells_state)
+  local call, char = redis.call, string.char
+  local events, names, slots, bodies = keys[1], batch.names, batch.slots, batch.bodies
+  local digests, described, kinds = batch.digests, batch.described, batch.kinds
+  local tombstones, validity = batch.tombstones, batch.validity
   local expiring = (string.gsub(events, 'events$', 'expiring'))
-  local describes, expires = each >= LASTING_EACH, each == EACH
-  local window, retention_ms = tonumber(args[1]), tonumber(args[2])
-  local vectors = tonumber(args[4])
-  local first = put_vectors(keys[7], args, 5, vectors)
-  if vectors > 0 then redis.call('HSETNX', keys[10], 'model', args[3]) end
 
   -- Request ids lie in one of two hashes, by turns of a window; each expires when
   -- its turn comes again, so an id is known for one window at least and two at most.
   local time_ms = now_ms()
   local now_s = math.floor(time_ms / 1000)
-  local turn = math.floor(now_s / window)
-  local current, before = keys[8 + turn % 2], keys[9 - turn % 2]
+  local turn = math.floor(now_s / batch.window)
+  local current = keys[8 + turn % 2]
+  local answered = answers(current, keys[9 - turn % 2], batch.ids)
+  local known = states(keys[6], described and keys[11], names)
+  local revision, sequence, mark = known.revision, known.sequence, known.mark
+  local digest_of, text_of = known.digest, known.text
 
-  local ids, names, seen = {}, {}, {}
-  local at = first
-  while at <= #args do
-    if args[at] ~= '' then ids[#ids + 1] = args[at] end
-    local upto = at + head - 1 + each * tonumber(args[at + 3])
-    for i = at + head, upto, each do
-      local name = args[i]
-      if name ~= '' and not seen[name] then
-        seen[name] = true
-        names[#names + 1] = name
-      end
-    end
-    at = upto + 1
-  end
-
-  local answered = lookup(before, ids)
-  for id, answer in pairs(lookup(current, ids)) do answered[id] = answer end
-  local revision, sequence, mark, digest = {}, {}, {}, {}
-  -- The description of each key: nil if it is not known, '' if there is none.
-  local text_of, kept, known = {}, {}, {}
-  for name, value in pairs(lookup(state, names)) do
-    local r, s, m, d = string.match(value, STATE)
-    revision[name], sequence[name], mark[name], digest[name] = tonumber(r), s, m, d
-    -- An erasure leaves no digest.
-    if m == 'K' and d ~= '' then known[#known + 1] = name end
-  end
-  if describes then
-    kept = lookup(keys[11], known)
-    for _, name in ipairs(names) do
-      local m = mark[name]
-      text_of[name] = kept[name]
-      if not m or m == 'D' or m == 'N' then text_of[name] = '' end
-    end
-  end
-
-  local replies, requests, touched, tallied, earliest = {}, {}, {}, tally(), nil
-  local valid_until, was_valid = {}, {}
-  if redis.call('EXISTS', expiring) == 1 then
-    for name, s in pairs(sequence) do was_valid[name] = s .. ' ' .. name end
-  end
-  local held = {}
-  at = first
-  while at <= #args do
-    local id, origin, publisher = args[at], args[at + 1], args[at + 2]
-    local lane = head == HEAD and args[at + 4] or ''
-    local from, upto = at + head, at + head - 1 + each * tonumber(args[at + 3])
-    at = upto + 1
-    local reply
+  local replies, requests, touched, before, valid_until = {}, {}, {}, {}, {}
+  local tallied, earliest = tally(), nil
+  local types, told, counted_of = tallied.types, tallied.told, {}
+  local plain, bytes, largest, appended, tellings = 0, 0, 0, 0, 0
+  local asks = next(batch.expected) or next(batch.was) or next(validity)
+  local held, retention_ms, after = {}, batch.retention_ms, batch.after
+  local upto = 0
+  for p, count_here in ipairs(batch.counts) do
+    local id, origin, publisher = batch.ids[p], batch.origins[p], batch.publishers[p]
+    local lane, from, reply = batch.lanes[p], upto + 1, nil
+    upto = upto + count_here
     if id ~= '' and answered[id] then
       reply = '=' .. answered[id]
       -- Written again, so that whoever waits for what this connection has written to be on disk or
@@ -108,129 +209,148 @@ local function append_all(keys, args, head, each, tells_state, after)
       requests[#requests + 1] = answered[id]
     elseif held[lane] then
       reply = { '?' }
-    else
-      local ahead, planned, becomes, wrong = {}, {}, {}, nil
-      for i = from, upto, each do
-        local name = args[i]
-        if name ~= '' then
-          local actual = (revision[name] or 0) + (ahead[name] or 0)
-          local is = becomes[name]
-            or (actual == 0 and 'absent' or mark[name] == 'D' and 'deleted' or 'present')
-          if args[i + 1] ~= '' and args[i + 1] ~= is and tonumber(args[i + 1]) ~= actual then
-            reply = '!' .. (i - from) / each .. ' ' .. whole(actual) .. (tells_state and ' ' .. is or '')
-            break
-          end
-          local until_ms, sign = validity_of(expires and args[i + 8], time_ms)
-          if until_ms and sign == '' and until_ms <= time_ms then
-            reply = '<' .. (i - from) / each .. ' ' .. whole(time_ms)
-            break
-          end
-          becomes[name] = args[i + 2] == 'T' and 'deleted' or 'present'
-          if describes then
-            local was = args[i + 6]
-            if was ~= '*' and not planned[name]
-              and not is_right(was, args[i + 7], text_of[name], sequence[name]) then
-              wrong = wrong or { '?' }
-              wrong[#wrong + 1] = name
-              wrong[#wrong + 1] = sequence[name] or ''
-              wrong[#wrong + 1] = text_of[name] or '?'
-            end
-            planned[name] = args[i + 2] == 'T' and '' or args[i + 7]
-          end
-          ahead[name] = (ahead[name] or 0) + 1
-        end
-      end
-      if not reply and wrong then
-        reply = wrong
-        if lane ~= '' then held[lane] = true end
-      end
+    elseif asks then
+      reply = refusal(batch, known, from, upto, time_ms, tells_state)
+      if type(reply) == 'table' and lane ~= '' then held[lane] = true end
     end
     if not reply then
+      local first
       local parts = {}
-      for i = from, upto, each do
-        local name, tombstone, text = args[i], args[i + 2] == 'T', args[i + 3]
-        local kind, body = args[i + 4], args[i + 5]
-        local count_now = 0
-        if name ~= '' then
-          count_now = (revision[name] or 0) + 1
-          if tombstone then text = digest[name] or '' end
-          local until_ms, sign = validity_of(expires and args[i + 8], time_ms)
-          valid_until[name] = until_ms
-          if until_ms and sign ~= '=' then body = body .. validity_field(until_ms) end
-          body = body .. TAG_REVISION .. varint(count_now)
-          if sequence[name] then
-            body = body .. TAG_PREVIOUS_SEQUENCE .. varint(#sequence[name]) .. sequence[name]
+      for i = from, upto do
+        local k, body, digest = slots[i], bodies[i], digests[i]
+        local number, tombstone = 0, tombstones[i]
+        local kind = kinds[i]
+        if k > 0 then
+          number = (revision[k] or 0) + 1
+          if tombstone then digest = digest_of[k] or '' end
+          if validity[i] then
+            local until_ms, sign = validity_of(validity[i], time_ms)
+            valid_until[k] = until_ms
+            if sign ~= '=' then body = body .. validity_field(until_ms) end
+          else
+            valid_until[k] = nil
           end
+          local latest = sequence[k]
+          local encoded = number < 128 and char(number) or varint(number)
+          if latest and #digest == 16 then
+            body = body .. TAG_REVISION .. encoded
+              .. TAG_PREVIOUS_SEQUENCE .. char(#latest) .. latest .. DIGEST .. digest
+          else
+            body = body .. TAG_REVISION .. encoded
+            if latest then body = body .. TAG_PREVIOUS_SEQUENCE .. char(#latest) .. latest end
+            if digest ~= '' then body = body .. TAG_TEXT_DIGEST .. varint(#digest) .. digest end
+          end
+        elseif digest ~= '' then
+          body = body .. TAG_TEXT_DIGEST .. varint(#digest) .. digest
         end
-        if text ~= '' then body = body .. TAG_TEXT_DIGEST .. varint(#text) .. text end
         local placed
-        placed, after = place(events, body, after, time_ms)
-        if not parts[1] then parts[1] = placed end
-        parts[#parts + 1] = whole(count_now)
-        counted(tallied, placed, body, name, kind, publisher)
-        if name ~= '' then
-          if (mark[name] == 'D') ~= tombstone then
+        if after then
+          placed, after = place(events, body, after, time_ms)
+        else
+          placed = call('XADD', events, '*', 'e', body)
+        end
+        first = first or placed
+        parts[i - from + 1] = whole(number)
+        local size = #body
+        bytes = bytes + size
+        if size > largest then largest = size end
+        if bytes <= TOLD_BYTES then
+          told[tellings + 1], told[tellings + 2] = placed .. ' ' .. whole(size), body
+          tellings = tellings + 2
+        end
+        if kind then types[kind] = (types[kind] or 0) + 1 else plain = plain + 1 end
+        if k > 0 then
+          if (mark[k] == 'D') ~= (tombstone ~= nil) then
             tallied.deleted = tallied.deleted + (tombstone and 1 or -1)
           end
-          revision[name], sequence[name], digest[name] = count_now, placed, text
-          local described = describes and args[i + 7] or '?'
-          if tombstone then
-            mark[name], text_of[name] = 'D', ''
-          elseif described == '?' then
-            mark[name], text_of[name] = 'L', nil
+          if counted_of[k] then
+            counted_of[k] = counted_of[k] + 1
           else
-            mark[name], text_of[name] = described == '' and 'N' or 'K', described
+            counted_of[k], before[k] = 1, sequence[k]
+            touched[#touched + 1] = k
           end
-          touched[name] = true
+          revision[k], sequence[k], digest_of[k] = number, placed, digest
+          local text = described and described[i] or '?'
+          if tombstone then
+            mark[k], text_of[k] = 'D', ''
+          elseif text == '?' then
+            mark[k], text_of[k] = 'L', nil
+          else
+            mark[k], text_of[k] = text == '' and 'N' or 'K', text
+          end
         end
       end
       after = nil
-      reply = table.concat(parts, ' ')
-      earliest = earliest or parts[1]
-      local line = parts[1] .. ' ' .. #parts - 1 .. ' ' .. id .. '\t' .. origin
+      appended = appended + count_here
+      tallied.publishers[publisher] = (tallied.publishers[publisher] or 0) + count_here
+      earliest = earliest or first
+      reply = first .. ' ' .. table.concat(parts, ' ')
+      local line = first .. ' ' .. whole(count_here) .. ' ' .. id .. '\t' .. origin
       record(keys[5], now_s, retention_ms, 'p', line)
+      retention_ms = 0 -- Once is enough.
       if id ~= '' then
         answered[id] = reply
         requests[#requests + 1] = id
         requests[#requests + 1] = reply
       end
     end
-    replies[#replies + 1] = reply
+    replies[p] = reply
   end
 
-  local values, texts, gone = {}, {}, {}
-  local was, now_valid = {}, {}
-  for name in pairs(touched) do
-    values[#values + 1] = name
-    values[#values + 1] = whole(revision[name]) .. ' ' .. sequence[name] .. ' ' .. mark[name] .. digest[name]
-    was[#was + 1] = was_valid[name]
-    if valid_until[name] then
-      now_valid[#now_valid + 1] = whole(valid_until[name])
-      now_valid[#now_valid + 1] = sequence[name] .. ' ' .. name
-    end
-    if mark[name] == 'K' then
-      if text_of[name] ~= kept[name] then
-        texts[#texts + 1] = name
-        texts[#texts + 1] = text_of[name]
-      end
-    elseif kept[name] then
-      gone[#gone + 1] = name
-    end
-  end
-  chunked('HSET', state, values)
-  put_validity(expiring, was, now_valid)
-  if describes then
-    chunked('HSET', keys[11], texts)
-    chunked('HDEL', keys[11], gone)
-  end
+  put_states(keys, expiring, names, known, touched, before, valid_until, described ~= nil)
+  tallied.events, tallied.bytes, tallied.largest = appended, bytes, largest
+  if plain > 0 then types[PUBLISHED] = (types[PUBLISHED] or 0) + plain end
+  for _, k in ipairs(touched) do tallied.keys[names[k]] = counted_of[k] end
   count(events, keys[2], keys[3], keys[4], tallied, earliest)
   if #requests > 0 then
-    local fresh = redis.call('EXISTS', current) == 0
+    local fresh = call('EXISTS', current) == 0
     chunked('HSET', current, requests)
     -- One millisecond early: at the turn itself the hash must be gone already.
-    if fresh then redis.call('PEXPIREAT', current, (turn + 2) * window * 1000 - 1) end
+    if fresh then call('PEXPIREAT', current, (turn + 2) * batch.window * 1000 - 1) end
   end
   return replies
+end
+
+-- `append_batch` of what comes as one argument for each field; see `append_described`.
+local function append_all(keys, args, head, each, tells_state, after)
+  local first = 5 + 2 * tonumber(args[4])
+  local vectors = {}
+  for i = 5, first - 1 do vectors[i - 4] = args[i] end
+  put_vectors(keys, args[3], vectors)
+  local batch = {
+    window = tonumber(args[1]), retention_ms = tonumber(args[2]), after = after,
+    names = {}, ids = {}, origins = {}, publishers = {}, lanes = {}, counts = {},
+    slots = {}, digests = {}, bodies = {}, described = each >= LASTING_EACH and {} or nil,
+    expected = {}, was = {}, kinds = {}, tombstones = {}, validity = {},
+  }
+  local names, places = batch.names, { [''] = 0 }
+  local at, p, e = first, 0, 0
+  while at <= #args do
+    p = p + 1
+    batch.ids[p], batch.origins[p], batch.publishers[p] = args[at], args[at + 1], args[at + 2]
+    batch.counts[p] = tonumber(args[at + 3])
+    batch.lanes[p] = head == HEAD and args[at + 4] or ''
+    local from = at + head
+    at = from + each * batch.counts[p]
+    for i = from, at - 1, each do
+      e = e + 1
+      local name, expected, kind = args[i], args[i + 1], args[i + 4]
+      if not places[name] then
+        names[#names + 1] = name
+        places[name] = #names
+      end
+      batch.slots[e], batch.digests[e], batch.bodies[e] = places[name], args[i + 3], args[i + 5]
+      if expected ~= '' then batch.expected[e] = expected end
+      if args[i + 2] == 'T' then batch.tombstones[e] = true end
+      if kind ~= PUBLISHED then batch.kinds[e] = kind end
+      if each >= LASTING_EACH then
+        if args[i + 6] ~= '*' then batch.was[e] = args[i + 6] end
+        batch.described[e] = args[i + 7]
+      end
+      if each == EACH and args[i + 8] ~= '' then batch.validity[e] = args[i + 8] end
+    end
+  end
+  return append_batch(keys, batch, tells_state)
 end
 
 -- Appends the events of many publishes, each publish whole or not at all.
@@ -280,6 +400,36 @@ end
 -- without lanes, and without the last three arguments of each event.
 local function append(keys, args)
   return append_all(keys, args, PLAIN_HEAD, PLAIN_EACH, false)
+end
+
+-- The same as `append_after` with fewer arguments, which cost less to read and need no loops here.
+--
+-- KEYS  as `append_described`
+-- ARGV  request window in seconds, retention of audit records in ms, the vectors' model, the highest
+--       sequence of the project that the server has seen or "", and columns, one after the other in
+--       MessagePack:
+--         arrays  vectors (digest, vector, …), data keys (each once), texts (each once),
+--         of each publish: request id or "", and numbers: the places of origin and publisher among the
+--           texts, how many events, lane or 0,
+--         of each event: its key's place or 0, its description's place among the texts, digest, body,
+--         maps, by the numbers of the events for which they say something: expected revision or
+--           state, what the description was taken to be, type, "T", how long it is valid
+local function append_packed(keys, args)
+  local vectors, names, texts, ids, origins, publishers, counts, lanes, slots, described, digests,
+    bodies, expected, was, kinds, tombstones, validity = cmsgpack.unpack(args[5])
+  put_vectors(keys, args[3], vectors)
+  for p = 1, #ids do
+    origins[p], publishers[p] = texts[origins[p]], texts[publishers[p]]
+    if lanes[p] == 0 then lanes[p] = '' end
+  end
+  for i = 1, #described do described[i] = texts[described[i]] end
+  return append_batch(keys, {
+    window = tonumber(args[1]), retention_ms = tonumber(args[2]),
+    after = args[4] ~= '' and args[4] or nil,
+    names = names, ids = ids, origins = origins, publishers = publishers, lanes = lanes,
+    counts = counts, slots = slots, digests = digests, bodies = bodies, described = described,
+    expected = expected, was = was, kinds = kinds, tombstones = tombstones, validity = validity,
+  }, true)
 end
 
 -- Reads a varint; returns it, and where the next byte is.
@@ -434,6 +584,7 @@ redis.register_function('contex1_append_described', append_described)
 redis.register_function('contex1_append_expecting', append_expecting)
 redis.register_function('contex1_append_expiring', append_expiring)
 redis.register_function('contex1_append_after', append_after)
+redis.register_function('contex1_append_packed', append_packed)
 redis.register_function{ function_name = 'contex1_read_part', callback = read_part, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_follow', callback = follow, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_history', callback = history, flags = { 'no-writes' } }

@@ -9,27 +9,31 @@
 -- they share the hash tag of the declared key.
 local MINUTES_KEPT_MS = 8 * 24 * 3600 * 1000
 
--- Adds `counts` of a slot to values that are written newest slot first.
+-- Adds `counts` of a slot to values that are written newest slot first. Returns whether there were
+-- none yet.
 local function add_up(key, slot, counts)
-  local names, values = {}, {}
+  local sub, match = string.sub, string.match
+  local names, values, fresh = {}, {}, true
   for name in pairs(counts) do names[#names + 1] = name end
-  if #names == 0 then return end
-  local held = lookup(key, names)
-  for _, name in ipairs(names) do
-    local n, before = counts[name], held[name]
+  if #names == 0 then return false end
+  local head = whole(slot) .. ':'
+  local size = #head
+  for i, before in ipairs(fetch(key, names)) do
+    local name = names[i]
+    local n, rest = counts[name], ''
     if before then
-      local last, m = string.match(before, '^(%d+):(%d+)')
-      if tonumber(last) == slot then
-        n = n + tonumber(m)
-        before = string.sub(before, #last + #m + 3)
-        if before == '' then before = nil end
+      fresh = false
+      if sub(before, 1, size) == head then
+        local m = match(before, '^%d+', size + 1)
+        n, rest = n + m, sub(before, size + #m + 1)
+      else
+        rest = ' ' .. before
       end
     end
-    values[#values + 1] = name
-    values[#values + 1] = slot .. ':' .. whole(n) .. (before and ' ' .. before or '')
+    values[2 * i - 1], values[2 * i] = name, head .. whole(n) .. rest
   end
   chunked('HSET', key, values)
-  return next(held) == nil
+  return fresh
 end
 
 local function count_minute(activity, open, ms, counts)
@@ -86,7 +90,10 @@ local function counted(tallied, placed, body, name, kind, publisher)
   tallied.events = tallied.events + 1
   tallied.bytes = tallied.bytes + bytes
   tallied.largest = math.max(tallied.largest, bytes)
-  if tallied.bytes <= TOLD_BYTES then told[#told + 1] = placed .. ' ' .. bytes .. '\n' .. body end
+  if tallied.bytes <= TOLD_BYTES then
+    told[#told + 1] = placed .. ' ' .. whole(bytes)
+    told[#told + 1] = body
+  end
   if name ~= '' then keys[name] = (keys[name] or 0) + 1 end
   types[kind] = (types[kind] or 0) + 1
   publishers[publisher] = (publishers[publisher] or 0) + 1
@@ -100,7 +107,7 @@ local function announcement(events, bytes, tallied)
   local head = string.match(events, '^ctx:{%d+}:p:(.*):events$')
     .. ' ' .. whole(bytes) .. ' ' .. redis.call('XLEN', events)
     .. ' ' .. whole(tallied.bytes) .. ' ' .. tallied.events
-  if #tallied.told ~= tallied.events then return head end
+  if #tallied.told ~= 2 * tallied.events then return head end
   return head .. '\n' .. table.concat(tallied.told, '\n')
 end
 
