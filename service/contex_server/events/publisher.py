@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from contex_server.events.descriptions import Descriptions
@@ -14,7 +14,13 @@ from contex_server.kernel.growth import Growth
 from contex_server.kernel.model import Append, Appended, NewEvent
 from contex_server.kernel.slices import Slices
 from contex_server.log.port import DescriptionChanged, EventLog, KeyDescription
-from contex_server.matching.describe import INLINE_BYTES, Description, describe
+from contex_server.matching.describe import (
+    INLINE_BYTES,
+    Described,
+    Describer,
+    Description,
+    describe_anew,
+)
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.formats.passages import PayloadMalformed
 from contex_server.tiers.sealer import Sealer
@@ -44,6 +50,7 @@ class Publisher:
         self._embeddings = embeddings
         self._sealer = sealer
         self._growth = growth
+        self._describer = Describer()
 
     async def prepare(self, append: Append) -> Append:
         """Describes and embeds the events of an append, and seals those that name a subject.
@@ -111,10 +118,10 @@ class Publisher:
                 event.body = event_codec.with_description(event.bare, event.description)
             if not event.tombstone:
                 if len(event.payload) > INLINE_BYTES:
-                    description = await asyncio.to_thread(_describe, index, event)
+                    found = await asyncio.to_thread(_described, describe_anew, index, event)
                 else:
-                    description = _describe(index, event)
-                event.digest = description.digest()
+                    found = _described(self._describer.describe, index, event)
+                description, event.digest = found
                 texts[event.digest] = description
                 if not description.described:
                     event.body = event_codec.mark_opaque(event.body)
@@ -146,7 +153,7 @@ class Publisher:
             append.turn = append.lane.turn
 
 
-def _describe(index: int, event: NewEvent) -> Description:
+def _described(describe: Callable[..., Described], index: int, event: NewEvent) -> Described:
     try:
         return describe(
             event.data_key, event.description, event.payload, event.content_type, event.event_type

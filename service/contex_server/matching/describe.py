@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from contex_server.kernel.recent import Recent
 from contex_server.matching.formats.media import Format, media
-from contex_server.matching.formats.passages import Passage
-from contex_server.matching.formats.reading import read
+from contex_server.matching.formats.passages import Content, Passage
+from contex_server.matching.formats.reading import outline_json, read
 from contex_server.matching.words import in_words, phrase
 
 DIGEST_BYTES = 16
@@ -22,6 +23,9 @@ QUOTED_CHARS = 400
 """Maximum length of a passage that a match quotes."""
 INLINE_BYTES = 4 * 1024
 """Larger payloads should be described in a thread: 16 KiB of text in JSON take 11 ms."""
+_KNOWN_BYTES = 16 * 1024 * 1024
+_ENTRY_BYTES = 900
+"""What a description that is remembered takes beside its texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,14 @@ class Description:
         return blake2b(texts.encode(), digest_size=DIGEST_BYTES, person=b"description").digest()
 
 
+Described = tuple[Description, bytes]
+"""A description and its digest."""
+
+
 def describe(
     data_key: str, description: str, payload: bytes, content_type: str, event_type: str = ""
 ) -> Description:
-    """Describes what an event is about; takes about 10 µs for a small JSON object.
+    """Describes what an event is about; takes some 7 µs for a small JSON object.
 
     Args:
         data_key: Name of the datum; if empty, the event type is used.
@@ -76,14 +84,62 @@ def describe(
     Raises:
         PayloadMalformed: The payload is not what its content type says.
     """
-    format, content = read(payload, media(content_type))
-    title = in_words(data_key or event_type)
-    if description:
-        description = " ".join(description.split()).rstrip(".")
+    return _description(data_key or event_type, description, *read(payload, media(content_type)))
+
+
+def describe_anew(
+    data_key: str, description: str, payload: bytes, content_type: str, event_type: str = ""
+) -> Described:
+    """`describe`, with the digest."""
+    whole = describe(data_key, description, payload, content_type, event_type)
+    return whole, whole.digest()
+
+
+class Describer:
+    """Describes events, and remembers the descriptions of small JSON: whatever changes without
+    changing what is said costs reading it, and no more."""
+
+    def __init__(self, max_bytes: int = _KNOWN_BYTES) -> None:
+        self._known: Recent[tuple[str, str, str], Described] = Recent(max_bytes, _size)
+
+    def describe(
+        self,
+        data_key: str,
+        description: str,
+        payload: bytes,
+        content_type: str,
+        event_type: str = "",
+    ) -> Described:
+        """`describe_anew`, or what is remembered of it."""
+        kind = media(content_type)
+        outline = outline_json(payload) if kind.format is Format.JSON else None
+        name = data_key or event_type
+        if outline is None:
+            whole = _description(name, description, *read(payload, kind))
+            return whole, whole.digest()
+        place = name, description, outline
+        known = self._known.get(place)
+        if known is None:
+            content = Content((Passage("", outline),))
+            new = _description(name, description, Format.JSON, content)
+            known = new, new.digest()
+            self._known.put(place, known)
+        return known
+
+
+def _size(place: tuple[str, str, str], _: Described) -> int:
+    name, description, outline = place
+    return _ENTRY_BYTES + len(name) + 2 * len(description) + 2 * len(outline)
+
+
+def _description(name: str, summary: str, format: Format, content: Content) -> Description:
+    title = in_words(name)
+    if summary:
+        summary = " ".join(summary.split()).rstrip(".")
     passages = content.passages
-    if not (title or description or passages[0].text):
-        title = data_key or event_type
-    return Description(title, description, passages, format, content.truncated)
+    if not (title or summary or passages[0].text):
+        title = name
+    return Description(title, summary, passages, format, content.truncated)
 
 
 def text_digest(text: str) -> bytes:

@@ -61,11 +61,12 @@ _VOLATILE = re.compile(
 
 def in_words(name: str) -> str:
     """An identifier as words: "apiConfig.base_url" is "api config base url"."""
-    return _in_words(name if len(name) <= STRING_CHARS else name[:STRING_CHARS])
+    return short_in_words(name if len(name) <= STRING_CHARS else name[:STRING_CHARS])
 
 
 @lru_cache(maxsize=16_384)
-def _in_words(name: str) -> str:
+def short_in_words(name: str) -> str:
+    """`in_words` of at most `STRING_CHARS`: cached, and without a call in between."""
     if not name.isascii():
         name = unicodedata.normalize("NFKC", name)
     return _SEPARATORS.sub(" ", _HUMP.sub(" ", without_volatile(name))).strip().lower()
@@ -74,7 +75,7 @@ def _in_words(name: str) -> str:
 def phrase(text: str) -> str:
     """The text in one line without what is volatile, read up to `READ_CHARS`."""
     if len(text) <= STRING_CHARS:
-        return _phrase(text)
+        return short_phrase(text)
     return without_volatile(text if len(text) <= READ_CHARS else cut(text, READ_CHARS))
 
 
@@ -87,7 +88,8 @@ def without_volatile(text: str) -> str:
     return " ".join(text.split())
 
 
-_phrase = lru_cache(maxsize=16_384)(without_volatile)
+short_phrase = lru_cache(maxsize=16_384)(without_volatile)
+"""`phrase` of at most `STRING_CHARS`: cached, and without a call in between."""
 
 
 def cut(text: str, chars: int) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from contex.v1 import event_pb2
 from contex.v1 import event_service_pb2 as pb
@@ -33,11 +33,16 @@ from contex_server.kernel.model import (
     NewEvent,
     Origin,
 )
+from contex_server.kernel.protobuf import varint
+from contex_server.kernel.recent import Recent
 
 _INLINE_EVENTS = 100
 """A batch of them takes up to 5 ms."""
 _MAX_PAUSE_MS = 10_000
 """Of a replay, where the request does not say."""
+_KNOWN_BYTES = 16 * 1024 * 1024
+_FRAME_BYTES = 500
+"""What is remembered of an event's fields takes beside them."""
 _DURABILITIES = {0: Durability.FSYNC, **{int(durability): durability for durability in Durability}}
 
 
@@ -63,6 +68,52 @@ async def read_publish(request: pb.PublishRequest, origin: Origin, limits: Limit
     return await asyncio.to_thread(publish, request, origin, limits)
 
 
+class _Frame(NamedTuple):
+    """What the body of an event has around its payload, of fields that have been checked."""
+
+    before: bytes
+    after: bytes
+    event_type: str
+
+
+_Fields = tuple[str, str, str, str, str]
+"""Data key, event type, content type, description, publisher."""
+
+
+def _frame(fields: _Fields) -> _Frame:
+    key, kind, content_type, description, publisher = fields
+    kind = kind or DATA_PUBLISHED
+    before = event_pb2.Event(event_type=kind, data_key=key)
+    after = event_pb2.Event(content_type=content_type, description=description, publisher=publisher)
+    return _Frame(before.SerializeToString(), after.SerializeToString(), kind)
+
+
+def _payload_head(size: int) -> bytes:
+    """What stands before a payload of so many bytes."""
+    return bytes((event_pb2.Event.PAYLOAD_FIELD_NUMBER << 3 | 2,)) + varint(size)
+
+
+_SHORT_BYTES = 2_048
+_PAYLOAD_HEADS = [_payload_head(size) for size in range(_SHORT_BYTES)]
+
+
+def _frame_bytes(fields: _Fields, frame: _Frame) -> int:
+    return _FRAME_BYTES + 2 * sum(map(len, fields)) + len(frame.before) + len(frame.after)
+
+
+_known: dict[tuple[int, int], Recent[_Fields, _Frame]] = {}
+"""The fields of events that were published lately, by the limits under which they were checked:
+most events say of themselves what another one said before."""
+
+
+def _known_under(limits: Limits) -> Recent[_Fields, _Frame]:
+    bounds = limits.content_type_chars, limits.description_bytes
+    known = _known.get(bounds)
+    if known is None:
+        known = _known[bounds] = Recent(_KNOWN_BYTES, _frame_bytes)
+    return known
+
+
 def _checked(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Append:
     request_id, publisher = request.request_id, request.publisher or origin.identity
     if request_id:
@@ -71,7 +122,7 @@ def _checked(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Appe
         fields.publisher(publisher)
     durability = _durability(request.durability)
     _check_size(request, limits)
-    events = [_new_event(e, i, publisher, limits) for i, e in enumerate(request.events)]
+    events = _new_events(request, publisher, limits)
     return Append(request.project, events, request_id, durability, publisher, origin)
 
 
@@ -97,6 +148,40 @@ def _max_pause_ms(request: pb.ReplayRequest, limits: Limits) -> int:
     if value and not request.HasField("speed"):
         raise invalid_field("max_pause_ms", "needs a speed: without one there are no pauses")
     return fields.within(value, 0, most, "max_pause_ms") or _MAX_PAUSE_MS
+
+
+def _new_events(request: pb.PublishRequest, publisher: str, limits: Limits) -> list[NewEvent]:
+    known, most = _known_under(limits), limits.payload_bytes
+    events = []
+    for index, event in enumerate(request.events):
+        payload = event.payload
+        key, kind, content_type = event.data_key, event.event_type, event.content_type
+        description = event.description
+        fields = key, kind, content_type, description, publisher
+        frame, size = known.get(fields), len(payload)
+        if (
+            frame is None
+            or size > most
+            or event.tombstone
+            or event.metadata
+            or event.expected_state
+            or event.HasField("expected_revision")
+            or event.WhichOneof("validity")
+        ):
+            events.append(_new_event(event, index, publisher, limits))
+            if frame is None and not event.tombstone:
+                known.put(fields, _frame(fields))
+            continue
+        if not payload:
+            body = frame.before + frame.after
+        else:
+            head = _PAYLOAD_HEADS[size] if size < _SHORT_BYTES else _payload_head(size)
+            body = b"".join((frame.before, head, payload, frame.after))
+        new = NewEvent(body, key, frame.event_type, payload, content_type, description)
+        if key and not description and not event.HasField("description"):
+            new.carries = True
+        events.append(new)
+    return events
 
 
 def _durability(value: int) -> Durability:

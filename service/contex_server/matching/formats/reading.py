@@ -11,7 +11,7 @@ import orjson
 
 from contex_server.matching.formats.media import Format, Media, decode, media
 from contex_server.matching.formats.passages import Content, Passage, PayloadMalformed
-from contex_server.matching.formats.tree import NamePlace, describe_tree, pointer
+from contex_server.matching.formats.tree import NamePlace, describe_tree, pointer, small_outline
 
 JSON_NESTING = 250
 """Maximum depth of JSON. orjson writes 254 levels, and answers and exports put a payload into up to
@@ -41,6 +41,19 @@ def read(payload: bytes, kind: Media) -> tuple[Format, Content]:
 
 def read_json(payload: bytes) -> Content:
     """Puts JSON into words."""
+    return describe_tree(_load_json(payload), pointer)
+
+
+def outline_json(payload: bytes) -> str | None:
+    """The only passage of JSON that is small; None of other JSON.
+
+    Raises:
+        PayloadMalformed: It is not JSON.
+    """
+    return small_outline(_load_json(payload))
+
+
+def _load_json(payload: bytes) -> Any:
     try:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
@@ -48,7 +61,7 @@ def read_json(payload: bytes) -> Content:
             raise _nests_too_deep() from None
         raise PayloadMalformed(f"not valid JSON: {error.msg}", error.lineno, error.colno) from None
     _check_json_nesting(payload, value)
-    return describe_tree(value, pointer)
+    return value
 
 
 def nests_json(payload: bytes, content_type: str) -> bool:

@@ -32,6 +32,8 @@ from contex_server.matching.words import (
     lines,
     phrase,
     pieces,
+    short_in_words,
+    short_phrase,
 )
 
 NamePlace = Callable[[list[str | int], list[str | int]], str]
@@ -42,6 +44,7 @@ _SEPARATOR = ", "
 _END: tuple[str, Any] = ("", object())
 _COMPARED_PARTS = 64
 """A larger branch is not compared with its siblings."""
+_SMALL_VALUES = 200
 
 
 # Limits of an outline: characters per string, fields per object, elements per array, values.
@@ -62,6 +65,9 @@ class Place(NamedTuple):
 
 def describe_tree(value: Any, path: NamePlace) -> Content:
     """Puts a tree into words; `path` names a place in the format's own terms."""
+    small = small_outline(value)
+    if small is not None:
+        return Content((Passage("", small),))
     outline, complete = _outline(value, _EVERYTHING)
     if complete:
         return Content((Passage("", outline),))
@@ -158,6 +164,35 @@ def _outline(value: Any, limits: tuple[int, int, int, int]) -> tuple[str, bool]:
                 return _SEPARATOR.join(parts), False
             parts[part] = None
     return _SEPARATOR.join(parts), complete and not waiting
+
+
+def small_outline(value: Any) -> str | None:
+    """The only passage of a tree that is small and fits, as most do; None of others. It is
+    `_outline` without what only others need, in half the time."""
+    parts: dict[str, None] = {}
+    waiting: list[tuple[str, Any]] = [*value.items()] if type(value) is dict else [("", value)]
+    for name, child in waiting:
+        part = short_in_words(name if len(name) <= STRING_CHARS else name[:STRING_CHARS])
+        kind = type(child)
+        if kind is str:
+            if len(child) > STRING_CHARS:
+                if len(child) > OUTLINE_CHARS:
+                    return None
+                words = phrase(child)
+            else:
+                words = short_phrase(child)
+            if words:
+                part = f"{part} {words}" if part else words
+        elif kind is dict:
+            waiting += child.items()
+        elif kind is list:
+            waiting += [("", element) for element in child if type(element) in _WORDY]
+        if part:
+            parts[part] = None
+        if len(waiting) > _SMALL_VALUES:
+            return None
+    outline = _SEPARATOR.join(parts)
+    return outline if len(outline) <= OUTLINE_CHARS else None
 
 
 class _Frame(NamedTuple):
