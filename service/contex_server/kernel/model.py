@@ -260,8 +260,7 @@ class Append:
     turn: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """Where an append went: consecutive sequences from `first`, one revision for each event."""
 
     first: Sequence

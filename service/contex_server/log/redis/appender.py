@@ -93,6 +93,8 @@ class Appender:
         self._seen = seen
         self._links: dict[str, _Link] = {}
         self._waiting: deque[_Waiting] = deque()
+        self._sizes: deque[int] = deque()
+        """The bytes of each that waits."""
         self._bytes = 0
         self._events = 0
         self._wake = asyncio.Event()
@@ -110,8 +112,10 @@ class Appender:
                 retry_after_ms=250,
             )
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        size = sum([len(event.body) for event in append.events])
         self._waiting.append((append, future))
-        self._bytes += _size(append)
+        self._sizes.append(size)
+        self._bytes += size
         self._events += len(append.events)
         self._idle.clear()
         self._wake.set()
@@ -165,9 +169,10 @@ class Appender:
 
     def _take(self) -> list[_Waiting]:
         events = size = 0
-        for taken, (append, _) in enumerate(self._waiting):
+        waiting = zip(self._waiting, self._sizes, strict=True)
+        for taken, ((append, _), append_bytes) in enumerate(waiting):
             events += len(append.events)
-            size += _size(append)
+            size += append_bytes
             if taken and (events > _MAX_EVENTS or size > _MAX_BYTES):
                 break
         else:
@@ -175,7 +180,7 @@ class Appender:
         batch = list(islice(self._waiting, taken))
         for append, _ in batch:
             self._waiting.popleft()
-            self._bytes -= _size(append)
+            self._bytes -= self._sizes.popleft()
             self._events -= len(append.events)
         return batch
 
@@ -378,10 +383,6 @@ async def fsync_policy(connection: AbstractConnection) -> Fsync:
     return Fsync.ALWAYS if values == [b"always"] else later
 
 
-def _size(append: Append) -> int:
-    return sum(len(event.body) for event in append.events)
-
-
 def _of_this_turn(batch: list[_Waiting]) -> list[_Waiting]:
     """Those that may be sent; refuses the others, which one of their lane must precede."""
     current = []
@@ -453,9 +454,10 @@ def _resolve(
         field = f"events[{index}].valid_until"
         future.set_exception(invalid_field(field, f"must be after now, {now} by the store's clock"))
         return None
-    first, *revisions = text.lstrip("=").split(" ")
-    ms, n = first.split("-")
-    sequence = LogSequence(int(ms), int(n))
     duplicate = text[0] == "="
-    future.set_result(Appended(sequence, tuple(map(int, revisions)), reached, duplicate))
+    first, _, rest = text[duplicate:].partition(" ")
+    ms, _, n = first.partition("-")
+    sequence = LogSequence(int(ms), int(n))
+    revisions = tuple(map(int, rest.split(" ")))
+    future.set_result(Appended(sequence, revisions, reached, duplicate))
     return None if duplicate else LogSequence(sequence.ms, sequence.n + len(revisions) - 1)

@@ -55,8 +55,15 @@ def packed(appends: Sequence[Append], model: str) -> bytes:
         lane_of.append(0 if lane is None else lanes.setdefault(id(lane), len(lanes) + 1))
         for event in append.events:
             number += 1
-            slots.append(names.setdefault(event.data_key, len(names)))
-            described.append(texts.setdefault(event.described, len(texts) + 1))
+            key, text = event.data_key, event.described
+            slot = names.get(key)
+            if slot is None:
+                slot = names[key] = len(names)
+            slots.append(slot)
+            place = texts.get(text)
+            if place is None:
+                place = texts[text] = len(texts) + 1
+            described.append(place)
             digests.append(event.digest)
             bodies.append(event.body)
             if event.was != "*":
@@ -96,10 +103,10 @@ def _put_numbers(out: list[bytes], numbers: Sequence[int]) -> None:
 
 def _put_strings(out: list[bytes], strings: Sequence[bytes]) -> None:
     out.append(_array(len(strings)))
-    for string in strings:
-        size = len(string)
-        out.append(_HEADS[size] if size < len(_HEADS) else _string(size))
-        out.append(string)
+    if max(map(len, strings), default=0) < len(_HEADS):
+        out += [part for string in strings for part in (_HEADS[len(string)], string)]
+    else:
+        out += [part for string in strings for part in (_string(len(string)), string)]
 
 
 def _put_map(out: list[bytes], some: dict[int, str]) -> None:
