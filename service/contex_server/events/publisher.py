@@ -120,7 +120,9 @@ class Publisher:
                 if len(event.payload) > INLINE_BYTES:
                     found = await asyncio.to_thread(_described, describe_anew, index, event)
                 else:
-                    found = _described(self._describer.describe, index, event)
+                    # What is of a person, and will be sealed, is not remembered.
+                    anew = describe_anew if event.subject else self._describer.describe
+                    found = _described(anew, index, event)
                 description, event.digest = found
                 texts[event.digest] = description
                 if not description.described:

@@ -10,7 +10,7 @@ from contex.v1 import event_service_pb2 as pb
 from contex_server.api.events import checks
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.model import DATA_DELETED, DATA_PUBLISHED, NewEvent, Origin
+from contex_server.kernel.model import DATA_DELETED, DATA_PUBLISHED, SUBJECT, NewEvent, Origin
 
 LIMITS = Limits()
 
@@ -86,6 +86,15 @@ def test_a_payload_of_known_fields_may_be_too_large() -> None:
         published(event, limits=limits)
     assert refused.value.reason is Reason.PAYLOAD_TOO_LARGE
     assert refused.value.field == "events[0].payload"
+
+
+def test_nothing_of_persons_is_remembered() -> None:
+    text = "known of somebody"
+    published(pb.NewEvent(data_key="k", description=text, metadata={SUBJECT: "ann"}))
+    known = checks._known_under(LIMITS)
+    assert known.get(("k", "", "", text, "me")) is None
+    published(pb.NewEvent(data_key="k", description=text))
+    assert known.get(("k", "", "", text, "me")) is not None
 
 
 def test_what_is_refused_is_not_remembered() -> None:

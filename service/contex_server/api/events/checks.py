@@ -169,7 +169,7 @@ def _new_events(request: pb.PublishRequest, publisher: str, limits: Limits) -> l
             or event.WhichOneof("validity")
         ):
             events.append(_new_event(event, index, publisher, limits))
-            if frame is None and not event.tombstone:
+            if frame is None and not event.tombstone and not event.metadata:
                 known.put(fields, _frame(fields))
             continue
         if not payload:
