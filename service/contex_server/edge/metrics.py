@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from contex_server.edge.incoming import Incoming, Rest
@@ -115,6 +116,7 @@ class CallCounts:
         """Link: counts the call when it ends."""
         started = time.perf_counter()
         code, reason = "OK", ""
+        call.count = partial(self._add, call.service)
         try:
             return await rest(call)
         except asyncio.CancelledError:
@@ -125,11 +127,13 @@ class CallCounts:
             code, reason = error.reason.code.name, error.reason.value
             raise
         finally:
-            seconds = time.perf_counter() - started
-            totals, service, method = self._totals, call.service, call.method
-            totals.calls[service, method, code, reason] += 1
-            totals.buckets[service, method, bisect_left(_BOUNDS_S, seconds)] += 1
-            totals.seconds[service, method] += seconds  # type: ignore[assignment]
+            call.count(call.method, code, reason, time.perf_counter() - started)
+
+    def _add(self, service: str, method: str, code: str, reason: str, seconds: float) -> None:
+        totals = self._totals
+        totals.calls[service, method, code, reason] += 1
+        totals.buckets[service, method, bisect_left(_BOUNDS_S, seconds)] += 1
+        totals.seconds[service, method] += seconds  # type: ignore[assignment]
 
 
 class CallMetrics(Collector):

@@ -13,6 +13,14 @@ Write = Callable[[bytes], Awaitable[None]]
 """Sends one serialised response message of a stream, and waits while the client is slow."""
 
 
+Count = Callable[[str, str, str, float], None]
+"""Counts a call: its method, code and reason, and the seconds it took."""
+
+
+def _not_counted(_method: str, _code: str, _reason: str, _seconds: float) -> None:
+    pass
+
+
 async def _no_stream(_message: bytes) -> None:
     raise TypeError("this call is answered by the return value of its method")
 
@@ -33,6 +41,7 @@ class Call:
             stream of requests it is known from the first one on, and not checked.
         share: In calls with a stream of requests: what the one that was read last takes of what is
             let in. It is given back when the next one is read, unless it is taken away.
+        count: Counts what came on a stream as the call of its own that it could have been.
     """
 
     service: str
@@ -43,6 +52,7 @@ class Call:
     scope: Scope = EVERYTHING
     project: str = ""
     share: Share = NO_SHARE
+    count: Count = _not_counted
 
     def take_share(self) -> Share:
         """The share, to be given back by who takes it."""

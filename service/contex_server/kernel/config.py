@@ -47,6 +47,7 @@ class Limits(BaseModel):
     page_scanned_events: int = 20_000
     answer_bytes: int = 3 * MIB
     batches_in_flight: int = 16
+    batches_per_request: int = 256
     heartbeat_ms: tuple[int, int] = (100, 60_000)
     replay_speed: float = 1_000_000
     replay_pause_ms: int = 3_600_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -29,6 +29,7 @@ from tests.integration.hostile.table import CASES, MALFORMED, Case, nested
 from tests.integration.support import (
     DEADLINE_S,
     PublishRequest,
+    batches,
     event,
     in_stream,
     order,
@@ -95,44 +96,55 @@ async def test_the_table_holds_every_rpc_and_every_field(scene: Scene) -> None:
     named |= {(rpc, path.replace("[1]", "")) for rpc, path in named}
     assert {(r, p) for r, p in fields - named if r != "PublishStream"} == set()
     assert list(paths(METHODS["PublishStream"].input_type)) == [
-        f"publish.{path}" for path in paths(METHODS["Publish"].input_type)
+        f"{field}.{path}"
+        for field in ("publish", "more")
+        for path in paths(METHODS["Publish"].input_type)
     ]
     for rpc, method in METHODS.items():
         assert VALID[rpc].DESCRIPTOR is method.input_type
 
 
-def _in_stream(publish: bytes) -> bytes:
-    """A batch of a stream with these bytes of a publish."""
-    length = bytearray()
-    rest = len(publish)
-    while rest > 0x7F:
-        length.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    return b"\x0a" + bytes([*length, rest]) + publish
+def _in_stream(publishes: Sequence[bytes]) -> bytes:
+    """A request of a stream with these bytes of publishes."""
+    raw = bytearray()
+    for tag, publish in zip(b"\x0a" + b"\x12" * len(publishes), publishes, strict=False):
+        raw.append(tag)
+        rest = len(publish)
+        while rest > 0x7F:
+            raw.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        raw.append(rest)
+        raw += publish
+    return bytes(raw)
 
 
-async def test_a_stream_refuses_the_same_in_the_same_words_and_goes_on(scene: Scene) -> None:
+@pytest.mark.parametrize("size", [1, 5])
+async def test_a_stream_refuses_the_same_in_the_same_words_and_goes_on(
+    scene: Scene, size: int
+) -> None:
     cases = [c for c in CASES if c.rpc == "Publish" and c.reason != "MALFORMED_REQUEST"]
     assert len(cases) > 100
     before = await scene.count()
-    batches: list[bytes] = []
+    project = f"stream-{size}"
+    publishes: list[bytes] = []
     for i, case in enumerate(cases):
-        good = in_stream(project="stream", events=[own(f"t{i}")])
-        raw = _in_stream(case.raw)
-        batches += (raw, good.SerializeToString())
+        good = PublishRequest(project=project, events=[own(f"t{i}")])
+        publishes += (case.raw, good.SerializeToString())
     call: Any = scene.api.channel.stream_stream("/contex.v1.EventService/PublishStream")(
         timeout=DEADLINE_S
     )
 
     async def write() -> None:
-        for batch in batches:
-            await call.write(batch)
+        for several in batches(publishes, size):
+            await call.write(_in_stream(several))
         await call.done_writing()
 
     writing = asyncio.create_task(write())
-    answers = [event_service_pb2.PublishStreamResponse.FromString(a) async for a in call]
+    responses = [event_service_pb2.PublishStreamResponse.FromString(a) async for a in call]
     await writing
-    assert len(answers) == len(batches)
+    assert {response.max_batches for response in responses} == {256}
+    answers = [answer for response in responses for answer in (response, *response.more)]
+    assert len(answers) == len(publishes)
     for case, refused, good_answer in zip(cases, answers[::2], answers[1::2], strict=True):
         assert len(good_answer.published.receipts) == 1, case
         unary = await refusal(scene.call("Publish", case.raw))
@@ -148,7 +160,7 @@ async def test_a_stream_refuses_the_same_in_the_same_words_and_goes_on(scene: Sc
         assert len(unary.fields) > 30 or len(unary.fields) == len(violations), case
         assert refused.request_id == PublishRequest.FromString(case.raw).request_id, case
     assert await scene.count() == before
-    assert [e.event_type for e in await scene.api.log("stream")] == [
+    assert [e.event_type for e in await scene.api.log(project)] == [
         f"t{i}" for i in range(len(cases))
     ]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (4, "6f4ed2c7de8b10c8faf1528bbf57680fc8736f2c67c728c55872d5eaaa93c834")
+RECORDED = (4, "9f5d68b47312ef447d160586571972a90ee65ae015a13c442a6b9297832fba73")
 """A revision, and the digest of what the protos declare with it."""
 
 

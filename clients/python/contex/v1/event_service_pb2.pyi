@@ -283,23 +283,32 @@ Global___PublishResponse: _TypeAlias = PublishResponse  # noqa: Y015
 
 @_typing.final
 class PublishStreamRequest(_message.Message):
-    """Request of PublishStream: one batch."""
+    """Request of PublishStream: one batch, or several."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PUBLISH_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def publish(self) -> Global___PublishRequest:
         """What Publish takes. Its request_id makes a retry safe, on another stream too."""
+
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishRequest]:
+        """Further batches, which come after it. They are independent: each is appended or refused as if it
+        had come in a request of its own. Only where max_batches of this stream allows it: servers
+        that don't know it overlook them.
+        """
 
     def __init__(
         self,
         *,
         publish: Global___PublishRequest | None = ...,
+        more: _abc.Iterable[Global___PublishRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["publish", b"publish"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["publish", b"publish"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "publish", b"publish"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,7 +316,55 @@ Global___PublishStreamRequest: _TypeAlias = PublishStreamRequest  # noqa: Y015
 
 @_typing.final
 class PublishStreamResponse(_message.Message):
-    """The response to one batch."""
+    """The response to one request of PublishStream, once all of its batches are decided."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    MAX_BATCHES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The batch's request_id."""
+    max_batches: _builtins.int
+    """How many batches a request of this stream may carry, `publish` included. 0: one, for the server
+    does not know `more`.
+    """
+    @_builtins.property
+    def published(self) -> Global___PublishResponse:
+        """The batch was appended."""
+
+    @_builtins.property
+    def refused(self) -> Global___Refusal:
+        """The batch was refused, and nothing of it was appended."""
+
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishOutcome]:
+        """What became of each of the request's `more`, in their order."""
+
+    def __init__(
+        self,
+        *,
+        published: Global___PublishResponse | None = ...,
+        refused: Global___Refusal | None = ...,
+        request_id: _builtins.str = ...,
+        more: _abc.Iterable[Global___PublishOutcome] | None = ...,
+        max_batches: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "published", b"published", "refused", b"refused"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batches", b"max_batches", "more", b"more", "outcome", b"outcome", "published", b"published", "refused", b"refused", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["published", "refused"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___PublishStreamResponse: _TypeAlias = PublishStreamResponse  # noqa: Y015
+
+@_typing.final
+class PublishOutcome(_message.Message):
+    """What became of one batch of several."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -339,7 +396,7 @@ class PublishStreamResponse(_message.Message):
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
-Global___PublishStreamResponse: _TypeAlias = PublishStreamResponse  # noqa: Y015
+Global___PublishOutcome: _TypeAlias = PublishOutcome  # noqa: Y015
 
 @_typing.final
 class Refusal(_message.Message):

@@ -138,7 +138,10 @@ class EventServiceServicer:
         them in that order. A refused batch is answered with its error and appends nothing; the
         stream continues. If it is unknown whether a batch was appended (STORE_UNAVAILABLE,
         INTERNAL), the stream ends: open another and send the unanswered batches again with the
-        same request_ids. Flow control: the server reads at most 16 unanswered batches ahead.
+        same request_ids. Flow control: the server reads at most 16 unanswered requests ahead.
+
+        A request can carry several batches, which costs both sides less than a request for each: how many
+        is in each response, as max_batches. So a client sends requests of one until it has the first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

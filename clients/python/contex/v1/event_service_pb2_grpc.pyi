@@ -70,7 +70,10 @@ class EventServiceStub:
     them in that order. A refused batch is answered with its error and appends nothing; the
     stream continues. If it is unknown whether a batch was appended (STORE_UNAVAILABLE,
     INTERNAL), the stream ends: open another and send the unanswered batches again with the
-    same request_ids. Flow control: the server reads at most 16 unanswered batches ahead.
+    same request_ids. Flow control: the server reads at most 16 unanswered requests ahead.
+
+    A request can carry several batches, which costs both sides less than a request for each: how many
+    is in each response, as max_batches. So a client sends requests of one until it has the first.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]
     """Returns one event by its sequence."""
@@ -128,7 +131,10 @@ class EventServiceAsyncStub(EventServiceStub):
     them in that order. A refused batch is answered with its error and appends nothing; the
     stream continues. If it is unknown whether a batch was appended (STORE_UNAVAILABLE,
     INTERNAL), the stream ends: open another and send the unanswered batches again with the
-    same request_ids. Flow control: the server reads at most 16 unanswered batches ahead.
+    same request_ids. Flow control: the server reads at most 16 unanswered requests ahead.
+
+    A request can carry several batches, which costs both sides less than a request for each: how many
+    is in each response, as max_batches. So a client sends requests of one until it has the first.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]  # type: ignore[assignment]
     """Returns one event by its sequence."""
@@ -195,7 +201,10 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         them in that order. A refused batch is answered with its error and appends nothing; the
         stream continues. If it is unknown whether a batch was appended (STORE_UNAVAILABLE,
         INTERNAL), the stream ends: open another and send the unanswered batches again with the
-        same request_ids. Flow control: the server reads at most 16 unanswered batches ahead.
+        same request_ids. Flow control: the server reads at most 16 unanswered requests ahead.
+
+        A request can carry several batches, which costs both sides less than a request for each: how many
+        is in each response, as max_batches. So a client sends requests of one until it has the first.
         """
 
     @_abc_1.abstractmethod

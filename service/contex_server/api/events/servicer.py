@@ -20,8 +20,9 @@ from contex_server.events.pace import Pace, PacedReplay, batches
 from contex_server.events.stream import Message, log_source, stream
 from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
-from contex_server.kernel.errors import Checks, event_not_found, shutting_down
+from contex_server.kernel.errors import Checks, Reason, event_not_found, shutting_down
 from contex_server.kernel.model import Entry, EventFilter, Range, Sequence
+from contex_server.kernel.names import PROJECT
 from contex_server.kernel.right_of_way import RIGHT_OF_WAY
 from contex_server.kernel.slices import sliced
 from contex_server.log.pages import pages
@@ -45,8 +46,12 @@ class EventServicer(Servicer):
     async def publish_stream(
         self, requests: AsyncIterator[pb.PublishStreamRequest], call: Call
     ) -> None:
+        def refused(project: str, reason: Reason) -> None:
+            if PROJECT.fits(project):
+                self._audit.refused(project, call.origin, call.method, reason)
+
         publisher = self._rooms.events.publisher
-        await publish_all(requests, call, publisher, self._limits, self._drain)
+        await publish_all(requests, call, publisher, self._limits, self._drain, refused)
 
     async def get_event(self, request: pb.GetEventRequest, call: Call) -> pb.GetEventResponse:
         sequence = fields.sequence(request.sequence, "sequence")
