@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import uuid
 
@@ -50,6 +51,41 @@ async def test_a_killed_server_loses_nothing_that_was_acknowledged(server: Serve
     assert {event.data_key: event.sequence for event in log} == acknowledged
     assert len(log) == 240
     assert [event.sequence for event in received] == [event.sequence for event in log]
+
+
+async def test_callers_that_share_a_client_survive_a_killed_server(server: ServerProcess) -> None:
+    chance = random.Random(3)
+    callers, each = 100, 8
+    answered: dict[str, str] = {}
+
+    async def publish(client: AsyncClient, caller: int) -> None:
+        for n in range(each):
+            key = f"k{caller}.{n}"
+            answered[key] = (await client.publish("p", key, {"n": n})).sequence
+
+    async with AsyncClient(server.target, timeout=60) as client:
+        tasks = [asyncio.create_task(publish(client, caller)) for caller in range(callers)]
+        given_up: set[int] = set()
+        for _ in range(2):
+            until = len(answered) + chance.randint(20, 300)
+            await eventually(lambda until=until: len(answered) > until)  # type: ignore[misc]
+            await server.kill()
+            for caller in chance.sample(range(callers), 3):
+                given_up.add(caller)
+                tasks[caller].cancel()
+            await server.start()
+        async with asyncio.timeout(60):
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        log = [event async for event in client.list_events("p", page_size=1_000)]
+    failed = {caller: end for caller, end in enumerate(ends) if end is not None}
+    assert set(failed) <= given_up, failed
+    where = {event.data_key: event.sequence for event in log}
+    assert len(where) == len(log)
+    assert answered.items() <= where.items()
+    for caller in range(callers):
+        keys = [event.data_key for event in log if event.data_key.startswith(f"k{caller}.")]
+        assert keys == [f"k{caller}.{n}" for n in range(len(keys))]
+        assert len(keys) == each or caller in failed
 
 
 async def test_a_batch_stream_survives_a_killed_server(server: ServerProcess) -> None:

@@ -81,6 +81,8 @@ class FakeEvents(event_service_pb2_grpc.EventServiceServicer):
         self.break_after: list[int] = []
         """After how many messages the next streams break; then they don't."""
         self.hang = False
+        self.mistaken = False
+        """Whether answers to batches of a stream name another request."""
         self.stream_breaks_after: list[int] = []
         self.refuse: set[str] = set()
         self.changed = asyncio.Condition()
@@ -115,8 +117,10 @@ class FakeEvents(event_service_pb2_grpc.EventServiceServicer):
         answered = 0
         limit = self.stream_breaks_after.pop(0) if self.stream_breaks_after else None
         async for request in requests:
+            if self.hang:
+                await asyncio.sleep(60)
             response = event_service_pb2.PublishStreamResponse(
-                request_id=request.publish.request_id
+                request_id="another" if self.mistaken else request.publish.request_id
             )
             if request.publish.events[0].data_key in self.refuse:
                 response.refused.code = grpc.StatusCode.FAILED_PRECONDITION.value[0]

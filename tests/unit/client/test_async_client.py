@@ -15,6 +15,7 @@ from contex import (
     NeedsChanged,
     NewEvent,
     NotFound,
+    Receipt,
     RevisionConflict,
     Unavailable,
     Unimplemented,
@@ -57,6 +58,51 @@ async def test_a_lost_answer_appends_nothing_twice(client: AsyncClient, events: 
     assert len(events.publish_attempts) == 3
     assert len(set(events.publish_attempts)) == 1
     assert [found.value async for found in client.list_events("p", page_size=1)] == [{"a": 1}]
+
+
+async def test_callers_share_the_stream_of_a_server_that_takes_one_batch_a_request(
+    client: AsyncClient, events: FakeEvents
+) -> None:
+    await client.publish("p", "first", 0)
+    receipts = await asyncio.gather(*(client.publish("p", "k", n) for n in range(100)))
+    assert [receipt.sequence for receipt in receipts] == [f"{n}-0" for n in range(2, 102)]
+    assert [stored.payload for stored in events.log[1:]] == [b"%d" % n for n in range(100)]
+    assert len(events.publish_attempts) == 1
+
+
+async def test_what_a_broken_shared_stream_leaves_is_repeated(
+    client: AsyncClient, events: FakeEvents
+) -> None:
+    await client.publish("p", "first", 0)
+    events.stream_breaks_after = [3, 0, 9]
+    events.refuse = {"bad"}
+    calls = [client.publish("p", "bad" if n == 2 else f"k{n}", n) for n in range(50)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(answers[2], RevisionConflict)
+    assert answers[2].actual_revision == 7
+    stored = {event.data_key: event.sequence for event in events.log[1:]}
+    assert len(stored) == len(events.log) - 1 == 49
+    for n, answer in enumerate(answers):
+        assert n == 2 or (isinstance(answer, Receipt) and answer.sequence == stored[f"k{n}"])
+
+
+async def test_a_shared_stream_that_hangs_is_left_in_time(port: int, events: FakeEvents) -> None:
+    async with AsyncClient(f"127.0.0.1:{port}", timeout=2.5) as client:
+        await client.publish("p", "first", 0)
+        events.hang = True
+        receipts = await asyncio.gather(*(client.publish("p", "k", n) for n in range(5)))
+        assert len(set(receipts)) == 5
+        assert len(events.log) == 6
+
+
+async def test_answers_that_are_not_to_what_was_asked_are_not_taken(
+    client: AsyncClient, events: FakeEvents
+) -> None:
+    await client.publish("p", "first", 0)
+    events.mistaken = True
+    receipts = await asyncio.gather(*(client.publish("p", f"k{n}", n) for n in range(5)))
+    stored = {event.data_key: event.sequence for event in events.log}
+    assert [receipt.sequence for receipt in receipts] == [stored[f"k{n}"] for n in range(5)]
 
 
 async def test_a_subscription_survives_breaks(client: AsyncClient, events: FakeEvents) -> None:

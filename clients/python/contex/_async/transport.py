@@ -27,6 +27,7 @@ from contex.errors import from_rpc_error
 Channel: TypeAlias = aio.Channel
 Condition = asyncio.Condition
 Event = asyncio.Event
+Lock = contextlib.nullcontext  # tasks take turns only where they wait
 sleep = asyncio.sleep
 in_thread = asyncio.to_thread
 
@@ -81,7 +82,7 @@ class Connection:
         return self._loop is not None and self._loop.is_closed()
 
     def stub(self, kind: Callable[[Channel], T]) -> T:
-        """The stub of a service on the channel."""
+        """The stub of a service on the channel, or what else is made once for it."""
         channel = self.channel
         stub: T | None = self._stubs.get(kind)
         if stub is None:
@@ -154,9 +155,12 @@ class Reader(Generic[M]):
         try:
             if self._call is None:
                 self._call = open_call()
-            # Cancelling a read, as this timeout does, cancels its call.
-            async with asyncio.timeout(self._limit_s):
+            if self._limit_s is None:
                 message = await self._call.read()
+            else:
+                # Cancelling a read, as this timeout does, cancels its call.
+                async with asyncio.timeout(self._limit_s):
+                    message = await self._call.read()
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.route) from error
         except asyncio.CancelledError:
@@ -201,6 +205,41 @@ class Reader(Generic[M]):
         """Ends the open call and any read or pause under way."""
         self._closed.set()
         self.drop()
+
+
+class Reply(Generic[T]):
+    """What one task waits for and another one brings."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[T] = self._loop.create_future()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody may still wait for it."""
+        return not self._future.done()
+
+    def put(self, value: T) -> None:
+        """Brings it."""
+        if not self._future.done():
+            self._future.set_result(value)
+
+    def fail(self, error: Exception) -> None:
+        """Brings an error instead."""
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    async def get(self, timeout: float) -> T:
+        """Waits for it.
+
+        Raises:
+            TimeoutError: It did not come in time.
+        """
+        timer = self._loop.call_later(timeout, self.fail, TimeoutError())
+        try:
+            return await self._future
+        finally:
+            timer.cancel()
 
 
 class Background:

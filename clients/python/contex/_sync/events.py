@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from contex.backoff import Retry
+from contex.errors import ContexError
 from contex.lazy import event_service_pb2, event_service_pb2_grpc, publish_window, wire
 from contex.lazy import events as values
 from contex.resume import ResumableStream
 
 from .calls import Calls
 from .publish_stream import SyncPublishStream
+from .shared_stream import IDLE_S, MAX_BYTES, SharedStream
 from .subscription import SyncSubscription
-from .transport import Source, duplex
+from .transport import Channel, Source, StreamCall, duplex, sleep
 
 if TYPE_CHECKING:
     from contex.events import Durability, Event, KeyState, NewEvent, Receipt
@@ -138,8 +141,29 @@ class EventService(Calls):
             durability=values.to_durability(durability),
             publisher=self._publisher,
         )
+        return list(values.receipts(self._publish(request)))
+
+    def _publish(
+        self, request: event_service_pb2.PublishRequest
+    ) -> event_service_pb2.PublishResponse:
+        self._check_open()
         retry = Retry(self._timeout, idempotent=bool(request.request_id))
-        return list(values.receipts(self._repeated(self._events.Publish, request, retry)))
+        stream = self._connection.stub(_Streams).get(request, self._shared_stream)
+        if stream is not None:
+            try:
+                return stream.publish(request, retry.attempt_timeout())
+            except ContexError as error:
+                delay = retry.delay_after(error)
+            sleep(delay)
+        return self._repeated(self._events.Publish, request, retry)
+
+    def _shared_stream(self) -> SharedStream:
+        def open_call(
+            requests: Iterator[event_service_pb2.PublishStreamRequest],
+        ) -> StreamCall[event_service_pb2.PublishStreamResponse]:
+            return duplex(self._events.PublishStream, requests, self._metadata)
+
+        return self._opened(SharedStream(open_call))
 
     def publish_stream(
         self,
@@ -358,3 +382,29 @@ class EventService(Calls):
         )
         stream = ResumableStream(request, values.event, reconnect=reconnect)
         return self._subscription(lambda: self._events.Subscribe, stream, starts_now=start == "end")
+
+
+class _Streams:
+    """The streams that the publishes of a client share: one for each durability, as the log keeps
+    the order only of publishes of the same."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._open: dict[int, SharedStream] = {}
+        self._last = -IDLE_S
+
+    def get(
+        self, request: event_service_pb2.PublishRequest, make: Callable[[], SharedStream]
+    ) -> SharedStream | None:
+        """The stream for a publish; None if it goes by a call of its own.
+
+        So does the first one after a pause: a program that makes one publish needs no stream.
+        """
+        before, self._last = self._last, time.monotonic()
+        if not request.request_id or request.ByteSize() > MAX_BYTES:
+            return None
+        stream = self._open.get(request.durability)
+        if stream is None or stream.ended:
+            if self._last > before + IDLE_S:
+                return None
+            stream = self._open[request.durability] = make()
+        return stream

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
 
@@ -20,6 +20,7 @@ from contex.errors import from_rpc_error
 Channel: TypeAlias = grpc.Channel
 Condition = threading.Condition
 Event = threading.Event
+Lock = threading.Lock
 sleep = time.sleep
 iterate = iter
 
@@ -252,6 +253,43 @@ class _Watchdog:
                         self._call.cancel()
                         continue
                 self._changed.wait(left)
+
+
+class Reply(Generic[T]):
+    """What one thread waits for and another one brings, once."""
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._value: T | None = None
+        self._error: Exception | None = None
+        self.is_awaited = True
+        """Whether somebody may still wait for it."""
+
+    def put(self, value: T) -> None:
+        """Brings it."""
+        self._value = value
+        self._gate.release()
+
+    def fail(self, error: Exception) -> None:
+        """Brings an error instead."""
+        self._error = error
+        self._gate.release()
+
+    def get(self, timeout: float) -> T:
+        """Waits for it.
+
+        Raises:
+            TimeoutError: It did not come in time.
+        """
+        try:
+            if not self._gate.acquire(timeout=timeout):
+                raise TimeoutError
+        finally:
+            self.is_awaited = False
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
 
 
 class Background:
