@@ -13,6 +13,7 @@ from benchmarks.cases import (
     latency,
     listening,
     matching,
+    publish_client,
     publish_stream,
     publish_unary,
     replay,
@@ -24,6 +25,7 @@ from benchmarks.cases import (
 CASES: dict[str, Case] = {
     "publish_unary": publish_unary.run,
     "publish_stream": publish_stream.run,
+    "publish_client": publish_client.run,
     "replay": replay.run,
     "fanout": fanout.run,
     "latency": latency.run,
