@@ -38,7 +38,7 @@ IDLE_S = 5.0
 """How long a stream stays open without a publish."""
 _REQUESTS = 16
 """Unanswered requests: the server reads no more ahead."""
-_LEAST, _MOST = 16, 32
+_LEAST, _MOST = 32, 64
 """Publishes of a request where many wait. It takes half of them, so that the server has something
 to do while the answers to the others are taken and their callers go on."""
 
