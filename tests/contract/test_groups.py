@@ -22,6 +22,7 @@ from contex_server.log.groups import (
     Taken,
     Verb,
 )
+from contex_server.log.redis import client
 from contex_server.log.redis.key_names import key
 from contex_server.log.redis.store import open_store
 from contex_server.log.store import Store
@@ -443,8 +444,126 @@ async def test_registering_anew_and_leaving_end_the_group(
     await store.agents.write_agent(write)
     assert await store.groups.state(P, A, 9) is None
     assert len(await store.groups.parked(P, A, BEGINNING, 9)) == 1
-    await group.open("a")
+    assert await store.groups.open(P, A, BEGINNING, "a", "sa", ()) == 0
+    await group.open("a", start=inbox_id(Sequence(7, 0)))
     await group.one()
     await store.agents.write_agent(AgentWrite(P, A, b"{1}", b"", None, "agent", b"x"))
     left = [name async for name in redis.scan_iter(key(P, "*")) if b":packer" in name]
     assert {name.decode().split(":")[-2] for name in left} == {"inbox", "journal"}
+    assert await store.groups.open(P, A, inbox_id(Sequence(7, 0)), "a", "sa", ()) == 0
+    assert await store.groups.state(P, A, 9) is None
+
+
+async def test_a_change_of_needs_that_was_removed_holds_nothing_up(group: Group) -> None:
+    (needs,) = await group.decided("", change=Change.REGISTERED)
+    (kept,) = await group.decided("k")
+    await trimmed(group, kept, {str(needs): "", str(kept): "k"}, "0 0")
+    (claim,) = await group.one(count=5)
+    assert claim.entry.id == kept
+    assert await group.settle(Verb.ACK, claim) == [Outcome.DONE]
+    assert group.upto == kept
+
+
+async def test_the_cursor_stays_before_what_is_outstanding_when_later_ones_are_removed(
+    group: Group,
+) -> None:
+    decided = await group.decided(*"klm")
+    (first,) = await group.one()
+    await trimmed(group, decided[1], {str(decided[0]): "k", str(decided[1]): "l"}, "0 0")
+    second, third = await group.one(count=5)
+    await group.settle(Verb.ACK, third)
+    assert group.upto is None
+    await group.settle(Verb.ACK, second)
+    assert group.upto is None
+    await group.settle(Verb.ACK, first)
+    assert group.upto == decided[2]
+
+
+async def test_the_latest_of_a_datum_comes_again_first_when_it_was_removed(group: Group) -> None:
+    decided = await group.decided(*"lk")
+    other, first = await group.one(count=5)
+    decided += await group.decided("k", "k")
+    assert await group.one(count=5) == []
+    await trimmed(group, decided[1], {str(decided[0]): "l", str(decided[1]): "k"}, "0 0")
+    await group.settle(Verb.ACK, other)
+    await group.settle(Verb.RETRY, first, more="0")
+    assert group.upto is None
+    for place in decided[1:]:
+        (claim,) = await group.one("b", 5)
+        assert claim.entry.id == place
+        assert await group.settle(Verb.ACK, claim, consumer="b") == [Outcome.DONE]
+    assert group.upto == decided[-1]
+
+
+async def test_what_was_removed_can_be_extended_and_settled(group: Group) -> None:
+    decided = await group.decided("k", "k")
+    (claim,) = await group.one()
+    await trimmed(group, decided[0], {str(decided[0]): "k"}, "0 0")
+    assert await group.settle(Verb.EXTEND, claim, more="60000") == [Outcome.DONE]
+    assert await group.settle(Verb.ACK, claim) == [Outcome.DONE]
+    (later,) = await group.one()
+    assert later.entry.id == decided[1]
+
+
+async def test_what_is_redriven_while_there_is_no_group_comes(group: Group, store: Store) -> None:
+    await group.decided("k", "l")
+    first, second = await group.one(count=2)
+    await group.settle(Verb.PARK, first, second, more="C")
+    (parked, other) = await store.groups.parked(P, A, BEGINNING, 9)
+    assert await store.groups.redrive(P, A, [other.id]) == 1
+    await group.one()
+    # It is asked for more of the past: what was on its way again is parked again.
+    write = AgentWrite(P, A, b"{}", b"{1}", Sequence(1_002, 0), "agent", b"x")
+    await store.agents.write_agent(write)
+    parked, other = await store.groups.parked(P, A, BEGINNING, 9)
+    assert (other.entry, other.attempts, other.why) == (second.entry, 1, "S")
+    assert await store.groups.redrive(P, A, [parked.id]) == 1
+    await group.open("a", start=inbox_id(Sequence(1_002, 0)))
+    (again,) = await group.one(count=5)
+    assert (again.entry, again.redriven) == (first.entry, True)
+
+
+async def test_a_stream_is_not_let_in_again_once_it_is_replaced(group: Group, store: Store) -> None:
+    await group.decided("k")
+    open_group = store.groups.open
+    assert await open_group(P, A, BEGINNING, "a", "sa", (), again=True) == group.epoch
+    assert await open_group(P, A, BEGINNING, "a", "another", ()) == group.epoch
+    demand = Demand("a", "another", 1, 60_000)
+    taken = await store.groups.take(P, A, group.epoch, [demand], most=5, tries=9, noted=True)
+    assert taken is not None
+    assert await open_group(P, A, BEGINNING, "a", "sa", (), again=True) is None
+    assert await group.settle(Verb.ACK, *taken.claims[0]) == [Outcome.DONE]
+
+
+async def test_nothing_is_left_of_consumers_whose_claims_are_settled_for_them(
+    group: Group, store: Store
+) -> None:
+    decided = await group.decided("k", "l")
+    (first,) = await group.one("a")
+    await group.one("b")
+    leaving = [("a", "sa"), ("b", "sb")]
+    await store.groups.settle(P, A, group.epoch, [], leaving=leaving, parked=5)
+    await group.settle(Verb.ACK, first)
+    assert [each.name for each in (await group.state()).consumers] == ["b"]
+    await store.agents.acknowledge(P, A, Sequence(1_002, 0))
+    assert (await group.state()).consumers == []
+    assert decided
+
+
+async def test_nothing_is_left_of_consumers_whose_server_was_killed(
+    valkey: EmbeddedValkey, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, shipped = client._FUNCTIONS, "LEFT_MS = 3600000"
+    assert shipped in text
+    monkeypatch.setattr(client, "_FUNCTIONS", text.replace(shipped, "LEFT_MS = 20"))
+    store = await open_store(valkey.url)
+    await store.agents.write_agent(AgentWrite(P, A, b"", b"{}", BEGINNING, "agent", b"x"))
+    group = Group(store, redis)
+    await group.open("a", "b")
+    await group.decided("k")
+    await group.take(("a", 1), ("b", 1))
+    await asyncio.sleep(0.03)
+    await group.open("c")
+    assert [each.name for each in (await group.state()).consumers] == ["a"]
+    assert (await group.take(("b", 1))).claims == [None]
+    await store.events.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,6 +14,13 @@ from contex_server.log.groups import NOBODY, Claimed, Demand, Gaps, Outcome, Set
 
 _AT_ONCE = 256
 """Deliveries that a consumer is given in one turn."""
+_DONE_BEFORE = {
+    Verb.ACK: Outcome.GONE,
+    Verb.PARK: Outcome.GONE,
+    Verb.RETRY: Outcome.FREE,
+    Verb.GIVE_BACK: Outcome.FREE,
+}
+"""What comes of a settlement that was done already."""
 _UNANSWERED = 2_000
 """What a consumer may have said, or be told, before nothing more is read of it."""
 
@@ -143,6 +150,8 @@ class Consumer:
         self.position = BEGINNING
         self.claims: dict[str, Claim] = {}
         """What it has, by name, in the order in which it got it."""
+        self.held: set[str] = set()
+        """What it may have of an earlier stream, by name."""
         self.idle_told = False
         self.blocked_told = False
         self.paused = False
@@ -203,6 +212,7 @@ class Consumer:
 
     def drop(self, delivery_id: str) -> Claim | None:
         """It no longer has a delivery."""
+        self.held.discard(delivery_id)
         claim = self.claims.pop(delivery_id, None)
         if claim is not None:
             self._size_bytes -= claim.size
@@ -210,13 +220,16 @@ class Consumer:
 
     def lose(self, delivery_ids: Iterable[str]) -> None:
         """It has lost claims."""
-        lost = [name for name in delivery_ids if self.drop(name) is not None]
+        lost = [name for name in delivery_ids if name in self.claims or name in self.held]
+        for name in lost:
+            self.drop(name)
         if lost:
             self.tell(Lost(lost))
 
-    def run_out(self, now: float) -> None:
-        """Lets go of what has run out."""
-        self.lose([name for name, claim in self.claims.items() if claim.until <= now])
+    def run_out(self, now: float, named: Set[str]) -> None:
+        """Lets go of what has run out, but for what something is being said of."""
+        gone = [name for name, claim in self.claims.items() if claim.until <= now]
+        self.lose([name for name in gone if name not in named])
 
     def next_run_out(self) -> float | None:
         """When the next claim runs out."""
@@ -232,13 +245,18 @@ class Consumer:
             self._keeps_up.clear()
             await self._keeps_up.wait()
 
-    def settled(self, task: Task, outcome: Outcome, *, unsure: bool = False) -> None:
-        """What became of a settlement; `unsure` if it may have been done before."""
+    def settled(
+        self, task: Task, outcome: Outcome, *, asked: float = 0.0, unsure: bool = False
+    ) -> None:
+        """What became of a settlement.
+
+        Args:
+            asked: When the store was asked for it.
+            unsure: It may have been done before.
+        """
         order, settlement, name = task.order, task.settlement, task.delivery_id
-        done = outcome is Outcome.DONE
-        if unsure:
-            free = settlement.verb in (Verb.RETRY, Verb.GIVE_BACK)
-            done = done or outcome is (Outcome.FREE if free else Outcome.GONE)
+        expected = _DONE_BEFORE.get(settlement.verb) if unsure else None
+        done = outcome in (Outcome.DONE, expected)
         if outcome is Outcome.FULL:
             order.refused.append(name)
         elif not done:
@@ -246,7 +264,7 @@ class Consumer:
             order.lost.append(name)
         elif settlement.verb is Verb.EXTEND:
             if (claim := self.claims.get(name)) is not None:
-                claim.until = asyncio.get_running_loop().time() + int(settlement.more) / 1_000
+                claim.until = asked + int(settlement.more) / 1_000
         else:
             self.drop(name)
             self.idle_told = False

@@ -82,13 +82,19 @@ class Group:
         self._tasks: list[Task] = []
         self._unsure: set[int] = set()
         """Tasks that may be done already, as the store has not answered."""
-        self._recheck = False
-        """The store has not said what consumers were given."""
+        self._reopen = False
+        """Consumers are to be let in anew: another epoch has begun, or the store has not said what
+        they were given."""
+        self._opening = asyncio.Lock()
+        """One is let in after the other: the last of a name is the one that the store knows."""
+        self._stopping = False
         self._leaving: list[tuple[str, str]] = []
         self._awaits: dict[Consumer, Sequence] = {}
         """Consumers that are to have all that is decided up to an event before they are idle."""
         self._exhausted: list[Settlement] = []
         self._upto: Sequence | None = None
+        self._unknown = False
+        """What is settled may reach further than the store has said."""
         self._cursor: Sequence | None = None
         self._cursor_due = 0.0
         self._due: float | None = None
@@ -114,12 +120,13 @@ class Group:
         Raises:
             ContexError: AGENT_NOT_FOUND, STORE_UNAVAILABLE, STORE_FULL.
         """
-        if (before := self.consumers.get(spec.name)) is not None:
-            before.fail(replaced(spec.name))
         consumer = Consumer(spec, stream_id, self.wake)
         try:
-            await self._open(consumer, held)
-            self.consumers[spec.name] = consumer
+            async with self._opening:
+                if (before := self.consumers.get(spec.name)) is not None:
+                    before.fail(replaced(spec.name))
+                await self._open(consumer, [*held])
+                self.consumers[spec.name] = consumer
             self._awaits[consumer] = tail
             self.wake()
             yield consumer
@@ -132,6 +139,10 @@ class Group:
 
     async def close(self) -> None:
         """Does what is still to be done, then stops."""
+        self._stopping = True
+        self.wake()
+        # What is being taken is given back.
+        await asyncio.wait([self._task], timeout=_BACKOFF_S[1])
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         with suppress(TimeoutError, ContexError):
@@ -180,22 +191,60 @@ class Group:
         verb = Verb.RETRY if seen else Verb.GIVE_BACK
         self.settle(consumer, None, names, verb, lambda _: "0")
 
-    async def _open(self, consumer: Consumer, held: Iterable[str]) -> None:
-        names = list(held)
-        refs = [parse_delivery_id(name)[0] for name in names]
-        start = await self._start()
-        self._epoch = await self._store.open(
-            self.project, self.agent_id, start, consumer.spec.name, consumer.stream_id, refs
-        )
-        # What it claims to hold is looked at when it is settled.
-        lost = [name for name in names if parse_delivery_id(name)[2] != self._epoch]
-        if lost:
-            consumer.tell(Lost(lost))
+    def give_back_held(self, consumer: Consumer) -> None:
+        """Gives back what a consumer has of an earlier stream."""
+        names, consumer.held = consumer.held, set()
+        self.settle(consumer, None, names, Verb.RETRY, lambda _: "0")
+
+    async def _open(self, consumer: Consumer, held: list[str], *, again: bool = False) -> None:
+        """Lets a consumer in; `again` if it was let in before, unless it is replaced by now."""
+        refs = [parse_delivery_id(name)[0] for name in held]
+        epoch: int | None = 0
+        while epoch == 0:
+            start = await self._start()
+            epoch = await self._store.open(
+                self.project,
+                self.agent_id,
+                start,
+                consumer.spec.name,
+                consumer.stream_id,
+                refs,
+                again=again,
+            )
+        if epoch is None:
+            consumer.fail(replaced(consumer.spec.name))
+            return
+        if epoch != self._epoch:
+            if self._epoch:
+                self._begin_anew()
+            self._epoch = epoch
+        if not again:
+            # What it claims to hold is looked at when it is settled.
+            consumer.held = {name for name in held if parse_delivery_id(name)[2] == epoch}
+            if lost := [name for name in held if name not in consumer.held]:
+                consumer.tell(Lost(lost))
+
+    async def _open_again(self) -> None:
+        """Lets all consumers in anew, with what they know that they have."""
+        self._reopen = False
+        try:
+            for consumer in [*self.consumers.values()]:
+                async with self._opening:
+                    is_there = self.consumers.get(consumer.spec.name) is consumer
+                    if consumer.error is not None or not is_there:
+                        continue
+                    queued = [t for t in self._tasks if t.epoch == self._epoch]
+                    names = [t.delivery_id for t in queued if t.order.consumer is consumer]
+                    held = [*consumer.claims, *consumer.held, *names]
+                    await self._open(consumer, held, again=True)
+        except BaseException:
+            self._reopen = True
+            raise
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         backoff = Backoff(*_BACKOFF_S)
-        while True:
+        while not self._stopping:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(self._next_look(loop.time())):
                     await self._wake.wait()
@@ -232,41 +281,45 @@ class Group:
     def _give_up(self, error: ContexError) -> None:
         self.fail(error)
         tasks, self._tasks, self._leaving = self._tasks, [], []
+        self._unsure.clear()
         for task in tasks:
             task.order.consumer.settled(task, Outcome.LOST)
 
     async def _turn(self) -> bool:
         """Settles what is to be settled and hands out what there is; whether there may be more."""
         now = asyncio.get_running_loop().time()
-        for consumer in self.consumers.values():
-            consumer.run_out(now)
-        due = self._tasks or self._leaving or self._exhausted or self._moves(now)
+        if self._reopen:
+            await self._open_again()
+        due = self._tasks or self._leaving or self._exhausted or self._moves(now) or self._unknown
+        epoch = self._epoch
         if due and not await self._settle():
-            await self._begin_anew()
+            if epoch == self._epoch:
+                self._begin_anew()
             return True
+        for consumer in self.consumers.values():
+            # What is said of a claim by then is done if nobody else has the delivery.
+            named = {t.delivery_id for t in self._tasks if t.order.consumer is consumer}
+            consumer.run_out(now, named)
         asking = [consumer for consumer in self.consumers.values() if consumer.error is None]
-        if not asking:
-            return bool(self._tasks)
-        if self._recheck:
-            # They may have been given what they were never told.
-            for consumer in asking:
-                await self._open(consumer, [*consumer.claims])
-            self._recheck = False
+        if not asking or self._reopen:
+            return bool(self._tasks or self._reopen)
         # Whoever was first is last the next time.
         self._turns += 1
         first = self._turns % len(asking)
         asking = asking[first:] + asking[:first]
-        asked = asyncio.get_running_loop().time()
+        epoch, asked = self._epoch, asyncio.get_running_loop().time()
         taken = await self._take(asking)
+        if epoch != self._epoch:
+            return True  # What was taken is cleared.
         if taken is None:
-            await self._begin_anew()
+            self._begin_anew()
             return True
-        more = await self._hand_out(asking, taken, asked)
-        return more or bool(self._tasks)
+        return await self._hand_out(asking, taken, asked) or bool(self._tasks)
 
     async def _settle(self) -> bool:
         """False if the claims are of an epoch that is over."""
-        stale = [task for task in self._tasks if task.epoch != self._epoch]
+        epoch = self._epoch
+        stale = [task for task in self._tasks if task.epoch != epoch]
         self._done(stale)
         for task in stale:
             task.order.consumer.settled(task, Outcome.LOST)
@@ -274,11 +327,11 @@ class Group:
         # Parking may be refused while the rest is done.
         parks = [task for task in some if task.settlement.verb is Verb.PARK]
         others = [task for task in some if task.settlement.verb is not Verb.PARK]
-        if not await self._settle_some(others):
+        if not await self._settle_some(epoch, others):
             return False
         if parks:
             try:
-                if not await self._settle_some(parks):
+                if not await self._settle_some(epoch, parks):
                     return False
             except ContexError as error:
                 if error.reason is not Reason.STORE_FULL:
@@ -287,49 +340,51 @@ class Group:
                 for task in parks:
                     task.order.reason = error.reason.value
                     task.order.consumer.settled(task, Outcome.FULL)
-        return await self._park_exhausted()
+        return await self._park_exhausted(epoch)
 
-    async def _settle_some(self, tasks: list[Task]) -> bool:
+    async def _settle_some(self, epoch: int, tasks: list[Task]) -> bool:
         loop = asyncio.get_running_loop()
         cursor = self._upto if self._moves(loop.time()) or self._leaving else None
-        leaving = self._leaving
-        if not tasks and not leaving and cursor is None:
+        leaving = [*self._leaving]
+        if not (tasks or leaving or self._unknown) and cursor is None:
             return True
+        asked = loop.time()
         try:
             settled = await self._store.settle(
                 self.project,
                 self.agent_id,
-                self._epoch,
+                epoch,
                 [task.settlement for task in tasks],
                 cursor=cursor,
                 leaving=leaving,
                 parked=self._parked,
             )
-        except ContexError as error:
-            if error.reason is not Reason.STORE_FULL:
+        except BaseException as error:
+            if not (isinstance(error, ContexError) and error.reason is Reason.STORE_FULL):
                 self._unsure |= {id(task) for task in tasks}
             raise
         if settled is None:
             return False
         self._leaving = self._leaving[len(leaving) :]
-        if cursor is not None:
-            self._cursor, self._cursor_due = cursor, loop.time() + _CURSOR_S
-            self._acknowledged()
-        self._upto = settled.upto or self._upto
+        if epoch == self._epoch:
+            if cursor is not None:
+                self._cursor, self._cursor_due = cursor, loop.time() + _CURSOR_S
+                self._acknowledged()
+            self._upto = settled.upto or self._upto
+            self._unknown = False
+        unsure = [id(task) in self._unsure for task in tasks]
         self._done(tasks)
-        for task, outcome in zip(tasks, settled.outcomes, strict=True):
-            unsure = id(task) in self._unsure
-            self._unsure.discard(id(task))
-            task.order.consumer.settled(task, outcome, unsure=unsure)
+        for task, outcome, is_unsure in zip(tasks, settled.outcomes, unsure, strict=True):
+            task.order.consumer.settled(task, outcome, asked=asked, unsure=is_unsure)
         return True
 
-    async def _park_exhausted(self) -> bool:
+    async def _park_exhausted(self, epoch: int) -> bool:
         settlements, self._exhausted = self._exhausted, []
         if not settlements:
             return True
         try:
             settled = await self._store.settle(
-                self.project, self.agent_id, self._epoch, settlements, parked=self._parked
+                self.project, self.agent_id, epoch, settlements, parked=self._parked
             )
         except ContexError as error:
             if error.reason is not Reason.STORE_FULL:
@@ -350,15 +405,16 @@ class Group:
         """These are no longer to be done."""
         if tasks:
             done = set(map(id, tasks))
+            self._unsure -= done
             self._tasks = [task for task in self._tasks if id(task) not in done]
 
-    async def _begin_anew(self) -> None:
+    def _begin_anew(self) -> None:
         """All claims are lost: the agent's place was moved, or it is another inbox."""
         self._upto = self._cursor = None
         self._exhausted = []
-        for consumer in [*self.consumers.values()]:
-            consumer.lose([*consumer.claims])
-            await self._open(consumer, ())
+        self._reopen = True
+        for consumer in self.consumers.values():
+            consumer.lose([*consumer.claims, *consumer.held])
 
     async def _take(self, asking: list[Consumer]) -> Taken | None:
         tries = min(consumer.spec.tries for consumer in asking)
@@ -373,7 +429,7 @@ class Group:
                 noted=self._noted,
             )
         except ContexError:
-            self._recheck = True
+            self._reopen = True
             raise
 
     async def _hand_out(self, asking: list[Consumer], taken: Taken, asked: float) -> bool:
@@ -382,10 +438,13 @@ class Group:
         Claims last from when they were `asked` for.
         """
         more = False
+        # Nobody settles what is passed over.
+        self._unknown = not taken.outstanding and taken.position != self._upto
         self._exhausted += [parking(ref, attempts) for ref, attempts in taken.exhausted]
         self._due = None
         if taken.due_in_ms is not None:
             self._due = asked + taken.due_in_ms / 1_000
+        without: list[Consumer] = []
         for consumer, claims in zip(asking, taken.claims, strict=True):
             if claims is None:
                 consumer.fail(replaced(consumer.spec.name))
@@ -395,15 +454,24 @@ class Group:
                 consumer.tell(taken.missed)
             if claims:
                 until = asked + consumer.spec.deadline_ms / 1_000
-                consumer.given(
-                    [
-                        Claim(delivery_id(each.ref, each.attempt, self._epoch), each, until)
-                        for each in claims
-                    ]
-                )
-                consumer.blocked_told = False
+                made = [
+                    Claim(delivery_id(each.ref, each.attempt, self._epoch), each, until)
+                    for each in claims
+                ]
                 more = True
-            elif taken.blocked:
+                is_there = self.consumers.get(consumer.spec.name) is consumer
+                if not is_there or consumer.paused or consumer.error is not None:
+                    # It has left, or is to get nothing more, since it was asked for.
+                    names = [claim.id for claim in made]
+                    self.settle(consumer, None, names, Verb.GIVE_BACK, lambda _: "")
+                    continue
+                consumer.given(made)
+                consumer.blocked_told = False
+            else:
+                without.append(consumer)
+        # Nobody is to miss what it was given if this fails.
+        for consumer in without:
+            if taken.blocked:
                 if not consumer.blocked_told:
                     consumer.blocked_told = True
                     consumer.tell(Blocked())

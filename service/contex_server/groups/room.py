@@ -34,6 +34,7 @@ class _Open:
     """A group with consumers here, and how many use it."""
 
     group: Group
+    registered_ms: int
     users: int = 0
 
 
@@ -80,8 +81,11 @@ class GroupsRoom:
         async with self.hub.channel(project) as channel:
             name = project, agent_id
             opened = self._open.get(name)
-            if opened is None:
-                opened = self._open[name] = _Open(self._group(project, agent_id, registered_ms))
+            if opened is None or opened.registered_ms < registered_ms:
+                group = self._group(project, agent_id, registered_ms)
+                opened = self._open[name] = _Open(group, registered_ms)
+            elif opened.registered_ms != registered_ms:
+                raise agent_not_found(project, agent_id)
             opened.users += 1
             channel.depending.add(opened.group)
             try:

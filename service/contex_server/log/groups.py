@@ -219,7 +219,9 @@ class GroupStore(Protocol):
         consumer: str,
         stream_id: str,
         held: Iterable[str],
-    ) -> int:
+        *,
+        again: bool = False,
+    ) -> int | None:
         """Lets a consumer in, and gives back what it has had and is not `held`; returns the epoch.
 
         A former stream of the consumer is given nothing more.
@@ -227,6 +229,9 @@ class GroupStore(Protocol):
         Args:
             start: The place in the inbox after which consumers begin, if there have been none.
             held: The refs of what it still has.
+            again: The stream was let in before. If another one has the consumer's name by now,
+                nothing changes, and None is returned. 0 is returned, likewise, where consumers do
+                not begin at `start`, as the agent has left or has moved on.
         """
 
     async def take(

@@ -32,22 +32,21 @@ _EXTRA_BYTES = 96
 Claims = list[tuple[Claim, Delivery]]
 
 
-def deliveries(
-    project: str, claims: Claims, position: Sequence, room_bytes: int
-) -> Iterator[tuple[list[Claim], bytes]]:
-    """Serialised ConsumeResponses with what a consumer is given, each with its claims."""
+def parts(claims: Claims, room_bytes: int) -> Iterator[Claims]:
+    """What a consumer is given, by messages."""
     start = size_bytes = 0
     for index, (_, delivery) in enumerate(claims):
         size = delivery.size + _EXTRA_BYTES
         if index > start and size_bytes + size > room_bytes:
-            yield _part(project, claims[start:index], position)
+            yield claims[start:index]
             start, size_bytes = index, 0
         size_bytes += size
     if claims:
-        yield _part(project, claims[start:], position)
+        yield claims[start:]
 
 
-def _part(project: str, claims: Claims, position: Sequence) -> tuple[list[Claim], bytes]:
+def deliveries(project: str, claims: Claims, position: Sequence) -> bytes:
+    """A serialised ConsumeResponse with what a consumer is given."""
     joined = b"".join([_delivery_bytes(claim, delivery) for claim, delivery in claims])
     try:
         pb.ConsumerDeliveries.FromString(joined)
@@ -55,8 +54,7 @@ def _part(project: str, claims: Claims, position: Sequence) -> tuple[list[Claim]
         joined = b"".join(
             [_delivery_bytes(claim, delivery, damaged=True) for claim, delivery in claims]
         )
-    response = wire.response(project, _DELIVERIES, joined, position, Token.INBOX)
-    return [claim for claim, _ in claims], response
+    return wire.response(project, _DELIVERIES, joined, position, Token.INBOX)
 
 
 def _delivery_bytes(claim: Claim, delivery: Delivery, *, damaged: bool = False) -> bytes:

@@ -78,6 +78,7 @@ class Session:
                 claims = [*consumer.claims.values()]
                 group.give_back(consumer, [c for c in claims if not c.sent], seen=False)
                 group.give_back(consumer, [c for c in claims if c.sent], seen=True)
+                group.give_back_held(consumer)
             consumer.finish()
         except ContexError as error:
             consumer.fail(error)
@@ -136,8 +137,11 @@ class Session:
                     else:
                         fitting.append((claim, delivery))
                 group.give_back(consumer, others, seen=False)
-                parts = messages.deliveries(project, fitting, consumer.position, self._room_bytes)
-                for sent, response in parts:
-                    for claim in sent:
+                for part in messages.parts(fitting, self._room_bytes):
+                    # Some may have been given back while those before were sent.
+                    left = [each for each in part if each[0].id in consumer.claims]
+                    for claim, _ in left:
                         claim.sent = True
-                    await self._call.write(response)
+                    if left:
+                        response = messages.deliveries(project, left, consumer.position)
+                        await self._call.write(response)

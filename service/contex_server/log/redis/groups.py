@@ -45,10 +45,14 @@ class RedisGroups(Facet, GroupStore):
         consumer: str,
         stream_id: str,
         held: Iterable[str],
-    ) -> int:
+        *,
+        again: bool = False,
+    ) -> int | None:
         kinds = (f"group:{agent_id}",)
-        of = (agent_id, f"{start.ms}-{start.n}", consumer, stream_id)
-        return int(await self._client.call(project, "contex1_open_group", kinds, *of, *held))
+        place, event = f"{start.ms}-{start.n}", str(event_of(start))
+        of = (agent_id, place, consumer, stream_id, "A" if again else "", event)
+        epoch = await self._client.call(project, "contex1_open_group", kinds, *of, *held)
+        return None if epoch is None else int(epoch)
 
     async def take(
         self,

@@ -348,6 +348,7 @@ local function agent(keys, args)
     return { sequence, '' }
   end
   redis.call('HSET', a.agents, id, new)
+  if expected == '' then drop_group(own, id, true) end
   if cursor ~= '' then
     drop_group(own, id, false)
     redis.call('HSET', a.cursors, id, cursor)

@@ -5,7 +5,7 @@
 -- have the group; the store's list of pending entries says who has a delivery, and the attempt. Those
 -- that nobody has are pending for WAITING. Keys:
 --   again:<agent>   stream of such deliveries: fields "o" the id in the inbox, "d" what was decided,
---                   "k" "R" if it was redriven, "B" if it comes from the inbox's base; "k" "" begins it
+--                   "k" "R" if it was redriven, "B" if it comes from the inbox's base
 --   due:<agent>     sorted set: ref -> unix ms, from when on anybody may have it: when its claim runs
 --                   out, when it is to be tried again, 0 if it is free. Each delivery that does not
 --                   wait for another one. (The store sets no time of a pending entry in the future.)
@@ -18,11 +18,13 @@
 --   group:<agent>   hash: "epoch" of the claims, which changes when all are cleared; "base" up to where the
 --                   inbox's base was taken, while the group is behind what was trimmed; "held" the
 --                   place before which the agent's cursor stays as long as something of the base is
---                   outstanding; "known" what had been trimmed when that was last compared;
+--                   outstanding, "" if it is not to move; "known" what had been trimmed when that was last compared;
 --                   "superseded", "dropped", "removed" what was missed; "n<consumer>" its stream
 local GROUP, WAITING = 'consumers', '~waiting'
 local NEED, RELATIVE_NEED, FILTER = 29, 33, 5 -- bytes; see inbox/entry.py
 local REGISTERED = 15
+-- Nothing is left of a consumer that has had nothing and asked for nothing for so long: its server was killed.
+local LEFT_MS = 3600000
 -- A delivery that was tried too often is left alone for as long while a server parks it.
 local PARKING_MS = 5000
 
@@ -81,12 +83,17 @@ local function waits(key, place, ref)
   return key .. '\0' .. padded .. ' ' .. ref
 end
 
--- Lets the next delivery of a data key go on. Whether there is one.
-local function release(g, ref)
+-- Lets the next delivery of a data key go on. Whether there is one. `instead` is one that takes the
+-- place of the former, once it is read.
+local function release(g, ref, instead)
   redis.call('ZREM', g.due, ref)
   local key = redis.call('HGET', g.busy, 'r' .. ref)
   if not key then return false end
   redis.call('HDEL', g.busy, 'r' .. ref)
+  if instead then
+    redis.call('HSET', g.busy, 'k' .. key, instead, 'r' .. instead, key)
+    return true
+  end
   local following = redis.call('ZRANGEBYLEX', g.waiting, '[' .. key .. '\0', '(' .. key .. '\1', 'LIMIT', 0, 1)[1]
   if not following then
     redis.call('HDEL', g.busy, 'k' .. key)
@@ -103,7 +110,10 @@ end
 local function settled(g, ref)
   local stream, id = placed_at(g, ref)
   redis.call('XACK', stream, GROUP, id)
-  if stream == g.again then redis.call('XDEL', stream, id) end
+  if stream == g.again then
+    redis.call('XDEL', stream, id)
+    if redis.call('XLEN', stream) == 0 then redis.call('HDEL', g.meta, 'held') end
+  end
   return release(g, ref)
 end
 
@@ -116,15 +126,19 @@ local function put_back(g, ref, attempt, due_ms)
 end
 
 -- One that was removed while it was outstanding: the store has let go of it as it was to be claimed.
--- If it is the latest of its datum, the base has it. Whether another one can go on.
+-- If it is the latest of its datum, the base has it: before later ones of its key. Whether another one
+-- can go on.
 local function removed(g, ref)
   local kept = string.byte(ref) ~= 43 and redis.call('XRANGE', g.base, ref, ref)[1]
-  if kept then
-    redis.call('XADD', g.again, '*', 'o', ref, 'd', kept[2][2], 'k', 'B')
-  else
+  if not kept then
     redis.call('HINCRBY', g.meta, 'removed', 1)
+    return release(g, ref)
   end
-  return release(g, ref)
+  local id = redis.call('XADD', g.again, '*', 'o', ref, 'd', kept[2][2], 'k', 'B')
+  local held = redis.call('HGET', g.meta, 'held')
+  if not held or held ~= '' and is_after(held, ref) then redis.call('HSET', g.meta, 'held', '') end
+  release(g, ref, '+' .. id)
+  return true
 end
 
 local function group_info(stream)
@@ -151,12 +165,17 @@ local function trimmed_off(g)
   return upto, tonumber(superseded), tonumber(dropped)
 end
 
--- Begins the group where it does not exist, at a place, with claims of a new epoch.
+-- Begins the group where it does not exist, at a place, with claims of a new epoch. What was redriven
+-- is on its way still.
 local function begin_group(g, place, epoch)
+  local redriven = redis.call('XRANGE', g.again, '-', '+')
   for _, kind in ipairs({ 'again', 'due', 'busy', 'waiting' }) do redis.call('DEL', g[kind]) end
   redis.pcall('XGROUP', 'DESTROY', g.inbox, GROUP)
   redis.call('XGROUP', 'CREATE', g.inbox, GROUP, place, 'MKSTREAM')
   redis.call('XGROUP', 'CREATE', g.again, GROUP, '0', 'MKSTREAM')
+  for _, row in ipairs(redriven) do
+    if row[2][6] == 'R' then redis.call('XADD', g.again, '*', unpack(row[2])) end
+  end
   redis.call('HDEL', g.meta, 'base', 'held', 'known')
   local upto, superseded, dropped = trimmed_off(g)
   redis.call('HSET', g.meta, 'epoch', epoch, 'known', superseded .. ' ' .. dropped)
@@ -168,19 +187,47 @@ local function new_epoch(g)
   return whole(math.max(now_ms(), before + 1))
 end
 
+-- Lets go of consumers whose server has never said that they left.
+local function forget_lost(g)
+  local held, idle = {}, {}
+  for _, stream in ipairs({ g.inbox, g.again }) do
+    for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', stream, GROUP)) do
+      local one = {}
+      for i = 1, #row, 2 do one[row[i]] = row[i + 1] end
+      held[one.name] = (held[one.name] or 0) + one.pending
+      idle[one.name] = math.min(idle[one.name] or one.idle, one.idle)
+    end
+  end
+  for name, ms in pairs(idle) do
+    if name ~= WAITING and held[name] == 0 and ms > LEFT_MS then
+      redis.call('HDEL', g.meta, 'n' .. name)
+      for _, stream in ipairs({ g.inbox, g.again }) do
+        redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, name)
+      end
+    end
+  end
+end
+
 -- Lets a consumer in. What it had and has no more is given back.
 --
 -- KEYS  group
--- ARGV  agent, where a new group begins, the consumer, its stream, then the refs that it still has
--- Returns the epoch
+-- ARGV  agent, where a new group begins, the consumer, its stream, "A" if the stream was let in before, the
+--       event at that place, then the refs that it still has
+-- Returns the epoch; nil if the stream was let in before and another one has its name; 0 if a new group does
+-- not begin there, as the agent has gone, or has moved on
 local function open_group(keys, args)
   local g = group_by_key(keys[1], args)
+  local now_has = redis.call('HGET', g.meta, 'n' .. args[3])
+  if args[5] == 'A' and now_has and now_has ~= args[4] then return nil end
   if redis.call('HEXISTS', g.meta, 'epoch') == 0 or not group_info(g.inbox) then
+    local cursor = redis.call('HGET', g.own .. 'cursors', g.id)
+    if not cursor or is_after(cursor, args[6]) then return 0 end
     begin_group(g, args[2], new_epoch(g))
   end
+  forget_lost(g)
   redis.call('HSET', g.meta, 'n' .. args[3], args[4])
   local has = {}
-  for i = 5, #args do has[args[i]] = true end
+  for i = 7, #args do has[args[i]] = true end
   local back = false
   for _, stream in ipairs({ g.inbox, g.again }) do
     for _, row in ipairs(redis.call('XPENDING', stream, GROUP, '-', '+', 10000, args[3])) do
@@ -197,7 +244,7 @@ end
 
 -- Lets go of a consumer that has left, once it has nothing.
 local function forget(g, consumer)
-  if redis.call('HEXISTS', g.meta, 'n' .. consumer) == 1 then return end
+  if consumer == WAITING or redis.call('HEXISTS', g.meta, 'n' .. consumer) == 1 then return end
   for _, stream in ipairs({ g.inbox, g.again }) do
     if #redis.call('XPENDING', stream, GROUP, '-', '+', 1, consumer) == 0 then
       redis.call('XGROUP', 'DELCONSUMER', stream, GROUP, consumer)
@@ -370,7 +417,7 @@ local function take(keys, args)
       keys_of[i] = kind == REGISTERED and 0 or key
       if kind ~= REGISTERED and key ~= '' then asks[#asks + 1] = 'k' .. key end
     end
-    local busy = lookup(g.busy, asks)
+    local busy = lookup(g.busy, asks) -- An entry that takes another one's place is noted by itself.
     run = run + 1
     for i, row in ipairs(rows) do
       local key, again = keys_of[i], stream == g.again
@@ -378,8 +425,9 @@ local function take(keys, args)
       outstanding = outstanding + 1
       if key == 0 then
         redis.call('XACK', stream, GROUP, row[1])
+        if again then redis.call('XDEL', stream, row[1]) end
         outstanding = outstanding - 1
-      elseif key ~= '' and busy['k' .. key] then
+      elseif key ~= '' and busy['k' .. key] and busy['k' .. key] ~= ref then
         put_back(g, ref, 0)
         redis.call('ZADD', g.waiting, 0, waits(key, place, ref))
         run = run + 1
@@ -451,9 +499,10 @@ end
 local function settled_upto(g)
   local held = redis.call('HGET', g.meta, 'held') or redis.call('HGET', g.meta, 'base')
   local info = group_info(g.inbox)
-  if held then return held end
-  if info.pending == 0 then return info['last-delivered-id'] end
+  if held == '' then return '' end
+  if info.pending == 0 then return held or info['last-delivered-id'] end
   local lowest = redis.call('XPENDING', g.inbox, GROUP)[2]
+  if held and is_after(lowest, held) then return held end
   -- Asking for what is before the first entry would walk the whole stream.
   local first = redis.call('XRANGE', g.inbox, '-', '+', 'COUNT', 1)[1]
   if not first or not is_after(lowest, first[1]) then return '' end
@@ -478,7 +527,7 @@ end
 local function settle(keys, args)
   local g = group_by_key(keys[1], args)
   if redis.call('HGET', g.meta, 'epoch') ~= args[2] or not group_info(g.inbox) then return {} end
-  local most, ms, ready, done = tonumber(args[3]), now_ms(), false, {}
+  local most, ms, ready, done, owners = tonumber(args[3]), now_ms(), false, {}, {}
   for i = 6, #args, 5 do
     local what, consumer, ref, attempt, more = args[i], args[i + 1], args[i + 2], tonumber(args[i + 3]), args[i + 4]
     local result = 1
@@ -509,7 +558,10 @@ local function settle(keys, args)
         if not put_back(g, ref, attempt - 1, 0) then removed(g, ref) end
       elseif what == 'e' then
         local stream, id = placed_at(g, ref)
-        redis.call('XCLAIM', stream, GROUP, consumer, 0, id, 'RETRYCOUNT', attempt, 'JUSTID')
+        -- The claim on what was removed lasts as well; the store would let go of it.
+        if redis.call('XRANGE', stream, id, id)[1] then
+          redis.call('XCLAIM', stream, GROUP, consumer, 0, id, 'RETRYCOUNT', attempt, 'JUSTID')
+        end
         redis.call('ZADD', g.due, whole(ms + tonumber(more)), ref)
       elseif what == 'p' then
         local place, body = entry_of(g, ref)
@@ -520,13 +572,15 @@ local function settle(keys, args)
             'c', of_nobody and '' or consumer, 'w', more)
           ready = settled(g, ref) or ready
         else
-          settled(g, ref)
-          ready = removed(g, ref) or ready
+          redis.call('HINCRBY', g.meta, 'removed', 1)
+          ready = settled(g, ref) or ready
         end
       end
+      if result == 1 then owners[consumer] = true end
     end
     done[#done + 1] = result
   end
+  for owner in pairs(owners) do forget(g, owner) end
   if ready then tell_servers(g) end
   return { settled_upto(g), unpack(done) }
 end
@@ -535,10 +589,11 @@ end
 local function settle_upto(g, place)
   local info = redis.call('HEXISTS', g.meta, 'epoch') == 1 and group_info(g.inbox)
   if not info then return end
-  local ready = false
+  local ready, owners = false, {}
   for _, row in ipairs(redis.call('XRANGE', g.again, '-', '+')) do
     if not is_after(row[2][2], place) then
       local ref = '+' .. row[1]
+      owners[claim_of(g, ref) or WAITING] = true
       local _, key = about(row[2][4])
       redis.call('ZREM', g.waiting, waits(key, row[2][2], ref))
       ready = settled(g, ref) or ready
@@ -549,6 +604,7 @@ local function settle_upto(g, place)
     rows = redis.call('XPENDING', g.inbox, GROUP, '-', place, CHUNK)
     for _, row in ipairs(rows) do
       local ref = row[1]
+      owners[row[2]] = true
       if redis.call('HEXISTS', g.busy, 'r' .. ref) == 0 and redis.call('ZCARD', g.waiting) > 0 then
         local _, body = entry_of(g, ref)
         if body then
@@ -559,6 +615,7 @@ local function settle_upto(g, place)
       ready = settled(g, ref) or ready
     end
   until #rows < CHUNK
+  for owner in pairs(owners) do forget(g, owner) end
   local base = redis.call('HGET', g.meta, 'base')
   if base and is_after(place, base) then redis.call('HSET', g.meta, 'base', place) end
   if is_after(place, info['last-delivered-id']) then
@@ -590,15 +647,8 @@ local function seek(keys, args)
   if redis.call('HEXISTS', a.agents, id) == 0 then return nil end
   begin(a, id, { retention_ms = tonumber(args[2]), entries = tonumber(args[3]) })
   local cleared, info = 0, group_info(g.inbox)
-  if info then
-    for _, row in ipairs(redis.call('XRANGE', g.again, '-', '+')) do
-      if row[2][6] == 'R' then
-        local _, attempt = claim_of(g, '+' .. row[1])
-        redis.call('XADD', g.parked, '*', 'o', row[2][2], 'd', row[2][4], 'n', attempt or 0, 'c', '', 'w', 'S')
-      end
-    end
-    cleared = info.pending + group_info(g.again).pending
-  end
+  if info then cleared = info.pending + group_info(g.again).pending end
+  park_redriven(own, id)
   begin_group(g, args[7], new_epoch(g))
   redis.call('HSET', a.cursors, id, args[4])
   if args[6] == '' then

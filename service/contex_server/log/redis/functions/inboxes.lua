@@ -97,9 +97,23 @@ local function leaves(keys, id)
   return false
 end
 
+-- Parks again what was parked and is on its way again: those entries of again:<agent>; see groups.lua.
+local function park_redriven(own, id)
+  local again = own .. 'again:' .. id
+  for _, row in ipairs(redis.call('XRANGE', again, '-', '+')) do
+    if row[2][6] == 'R' then
+      local claim = redis.pcall('XPENDING', again, 'consumers', row[1], row[1], 1)[1]
+      redis.call('XADD', own .. 'parked:' .. id, '*', 'o', row[2][2], 'd', row[2][4],
+        'n', claim and claim[4] or 0, 'c', '', 'w', 'S')
+      redis.call('XDEL', again, row[1])
+    end
+  end
+end
+
 -- Ends what an agent's consumers share: they begin anew where the agent stands. What is parked stays,
--- unless the agent goes.
+-- and so does what was redriven, unless the agent goes.
 local function drop_group(own, id, with_parked)
+  if not with_parked then park_redriven(own, id) end
   redis.pcall('XGROUP', 'DESTROY', own .. 'inbox:' .. id, 'consumers')
   for i, kind in ipairs(GROUP_KINDS) do
     if with_parked or i < #GROUP_KINDS then redis.call('DEL', own .. kind .. id) end
