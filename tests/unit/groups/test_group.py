@@ -47,6 +47,7 @@ class Store:
         self.upto: Sequence | None = None
         self.opened: list[tuple[str, list[str], bool]] = []
         self.names: dict[str, str] = {}
+        self.position = BEGINNING
 
     async def open(
         self,
@@ -82,7 +83,7 @@ class Store:
         hook, self.taking = self.taking, None
         if hook is not None:
             await hook()
-        return Taken(claims, None, False, 0, Gaps(), [], BEGINNING)
+        return Taken(claims, None, False, 0, Gaps(), [], self.position)
 
     async def settle(
         self,
@@ -316,3 +317,47 @@ async def test_a_claim_that_was_lost_is_not_extended_as_the_store_fails(
         extended, acked = await told(x, Answer), await told(x, Answer)
         assert extended.lost == [claims[0].id]
         assert acked.lost == []  # It may have been done the first time.
+
+
+async def test_nobody_misses_what_it_was_given_as_it_is_unclear_who_is_idle(store: Store) -> None:
+    looks = 0
+
+    async def fail() -> Sequence:
+        nonlocal looks
+        looks += 1
+        raise store_unavailable("gone")
+
+    group = Group(
+        "p",
+        "a",
+        store,  # type: ignore[arg-type]
+        _beginning,
+        fail,
+        lambda: None,
+        outstanding=10,
+        parked=10,
+        noted=False,
+    )
+    async with (
+        group.consumer(spec("x", messages=1), "sx", (), Sequence(9, 0)) as x,
+        group.consumer(spec("y", messages=1), "sy", (), Sequence(9, 0)) as y,
+    ):
+        for number in range(1, 5):
+            # In turn, one of them has nothing.
+            store.ready = [f"{number}-0"]
+            group.wake()
+            await until(lambda: x.claims or y.claims)
+            for consumer in (x, y):
+                for name in [*consumer.claims]:
+                    group.settle(consumer, None, [name], Verb.ACK, lambda _: "")
+            await until(lambda: not (x.claims or y.claims))
+    assert looks
+    await group.close()
+
+
+async def test_the_cursor_follows_what_nobody_has_to_settle(group: Group, store: Store) -> None:
+    async with group.consumer(spec(), "sx", (), BEGINNING):
+        store.position = store.upto = Sequence(5, 0)
+        group.wake()
+        await until(lambda: store.cursors)
+        assert store.cursors == [Sequence(5, 0)]
