@@ -421,6 +421,7 @@ async def test_consuming_goes_on_while_the_store_is_full(group: Group, redis: Re
     used = (await redis.info("memory"))["used_memory"]
     await redis.config_set("maxmemory", used - 1)
     try:
+        await group.open("a", "b")
         claims = await group.one(count=3)
         assert places(claims) == decided
         assert await group.settle(Verb.ACK, claims[0]) == [Outcome.DONE]

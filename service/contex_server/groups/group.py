@@ -147,9 +147,10 @@ class Group:
         await asyncio.gather(self._task, return_exceptions=True)
         with suppress(TimeoutError, ContexError):
             async with asyncio.timeout(_BACKOFF_S[1]):
-                self._cursor_due = 0.0
-                while (self._tasks or self._leaving or self._moves(0.0)) and await self._settle():
-                    pass
+                moves = True
+                while (self._tasks or self._leaving or moves) and await self._settle():
+                    self._cursor_due = 0.0
+                    moves = self._moves(0.0)
 
     def fail(self, error: ContexError) -> None:
         """Ends the streams of all consumers."""

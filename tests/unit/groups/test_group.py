@@ -361,3 +361,25 @@ async def test_the_cursor_follows_what_nobody_has_to_settle(group: Group, store:
         group.wake()
         await until(lambda: store.cursors)
         assert store.cursors == [Sequence(5, 0)]
+
+
+async def test_the_cursor_follows_the_last_settlement_of_the_last_that_leaves(
+    group: Group, store: Store
+) -> None:
+    store.upto = Sequence(1, 0)
+    async with group.consumer(spec(), "sx", (), BEGINNING) as x:
+        await until(lambda: store.cursors)
+
+        taking = asyncio.Event()
+
+        async def be_slow() -> None:
+            taking.set()
+            await asyncio.sleep(0.05)
+
+        store.taking = be_slow
+        group.wake()
+        await taking.wait()
+        store.upto = Sequence(7, 0)
+        group.settle(x, None, ["7-0.1.1"], Verb.ACK, lambda _: "")
+    await group.close()
+    assert store.cursors[-1] == Sequence(7, 0)

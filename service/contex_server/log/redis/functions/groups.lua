@@ -767,8 +767,8 @@ local function group_status(keys, args)
   }
 end
 
-redis.register_function('contex1_open_group', open_group)
 -- Consuming goes on while the store is full: what it takes is bounded, and settling gives back.
+redis.register_function{ function_name = 'contex1_open_group', callback = open_group, flags = { 'allow-oom' } }
 redis.register_function{ function_name = 'contex1_take', callback = take, flags = { 'allow-oom' } }
 redis.register_function{ function_name = 'contex1_settle', callback = settle, flags = { 'allow-oom' } }
 redis.register_function('contex1_park', settle)
