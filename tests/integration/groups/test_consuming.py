@@ -400,3 +400,16 @@ async def test_what_is_taken_while_something_is_being_settled_arrives(api: Api) 
                 ids = some[start : start + 7]
                 await worker.say(settle=pb.Settle(delivery_ids=ids, ack=pb.Ack()))
     assert {each.attempt for each in worker.deliveries} == {1}
+
+
+async def test_what_is_given_to_one_that_leaves_is_given_back(api: Api) -> None:
+    await queue(api, *["k"] * 30)
+    for number in range(15):
+        async with Worker(api, f"w{number}") as worker:
+            (has,) = await worker.count(1)
+            await worker.ack(has.delivery_id)  # which lets it have the next
+            await worker.finish()
+            assert worker.error is None
+        async with asyncio.timeout(10):  # far less than its claims would last
+            while any(each.outstanding_count for each in (await group(api)).consumers):
+                await asyncio.sleep(0.02)

@@ -38,6 +38,8 @@ class Session:
         self._consumer = consumer
         self._room_bytes = room_bytes
         self._texts: dict[str, str] = {}
+        self._left = False
+        """The client has given back what it had, and ended its side."""
 
     async def run(
         self, requests: AsyncIterator[pb.ConsumeRequest], heartbeat_s: float, drain: Drain
@@ -63,8 +65,9 @@ class Session:
             drain.remove(stop)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-            # The client never saw them.
-            unseen = [claim for claim in consumer.claims.values() if not claim.sent]
+            # The client never saw them, or had left when they were given to it.
+            claims = consumer.claims.values()
+            unseen = [claim for claim in claims if self._left or not claim.sent]
             self._group.give_back(consumer, unseen, seen=False)
 
     async def _read_all(self, requests: AsyncIterator[pb.ConsumeRequest]) -> None:
@@ -74,7 +77,8 @@ class Session:
                 self._take(request)
                 await consumer.keeps_up()
             # A call that is cancelled ends the requests as well, and may go on in another one.
-            if consumer.paused:
+            self._left = consumer.paused
+            if self._left:
                 claims = [*consumer.claims.values()]
                 group.give_back(consumer, [c for c in claims if not c.sent], seen=False)
                 group.give_back(consumer, [c for c in claims if c.sent], seen=True)
