@@ -146,7 +146,7 @@ async def start_server(
             # however much better another datum fits; no word in common is below 0.01.
             settings.setdefault("match_threshold", 0.02)
         settings.setdefault("data_dir", tmp_path)
-        chosen = Settings(port=0, **{"shutdown_grace_s": 1.0, **settings})
+        chosen = Settings(**{"port": 0, "shutdown_grace_s": 1.0, **settings})
         server = await Server.start(chosen, url, embedder=embedder or minilm, previous=previous)
         servers.append(server)
         return server

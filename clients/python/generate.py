@@ -34,7 +34,14 @@ SERVICES = {
 }
 """The modules of the services."""
 
-STREAMS = ("AnswerStream", "PublishStream", "StateStream", "Subscription")
+STREAMS = (
+    "AnswerStream",
+    "ClaimedDelivery",
+    "DeliveryStream",
+    "PublishStream",
+    "StateStream",
+    "Subscription",
+)
 
 NAMES = {
     "AsyncClient": "Client",
@@ -57,6 +64,10 @@ TEXTS = {
     Where the start is given, it is opened by the first iteration, or by `open`.
 """,
     "StopAsyncIteration: The stream": "StopIteration: The stream",
+    "Awaitable[object]": "object",
+    "In an `async with`": "In a `with`",
+    "leaving the `async with`": "leaving the `with`",
+    "Leaving the `async with`": "Leaving the `with`",
     "self._events.SyncPublishStream": "self._events.PublishStream",  # the method of the service
     "Several tasks may share it; a stream belongs to one.": (
         "Several threads may share it; a stream belongs to one, but any may close it."
@@ -72,10 +83,11 @@ EXPORTS = {
     "_async.client": ["AsyncClient"],
     "_sync.client": ["Client"],
     **{
-        f"{package}.{module}": [f"{prefix}{stream}"]
+        f"{package}.{module}": [f"{prefix}{stream}" for stream in streams.split()]
         for package, prefix in (("_async", ""), ("_sync", "Sync"))
-        for module, stream in (
+        for module, streams in (
             ("answer_stream", "AnswerStream"),
+            ("delivery_stream", "ClaimedDelivery DeliveryStream"),
             ("publish_stream", "PublishStream"),
             ("state", "StateStream"),
             ("subscription", "Subscription"),

@@ -59,6 +59,14 @@ VALUES = {
         AgentContext=GetAgentContextResponse last_sent_time?=
         DeliveryKind(Enum) OTHER
         Delivery stream_id= change?
+        Missed
+        Blocked
+        Consumer
+        BlockedKey
+        ConsumerGroup=GetConsumerGroupResponse
+        ParkCause(Enum) OTHER
+        ParkedDelivery
+        SeekResult=SeekConsumerGroupResponse
     """,
     "match": """
         MatchAnswer=MatchResponse context?= +questions
@@ -162,6 +170,8 @@ TEXTS = {
     r"\bis unset\b": "is None",
     r"An unset limit": "A limit of None",
     r"\b(this|last) message\b": r"\1 item",
+    r"\bConsumeStart\.(\w+)": r"`\1` of `consume`",
+    r"\bSeekConsumerGroup\b": "`seek_consumers`",
     r" \((ProjectService\.EraseData|ListenRequest\.context_format)\)": "",
     r"EventService\.GetEvent": "`get_event`",
     r"in ListAgents\b": "in `list_agents`",

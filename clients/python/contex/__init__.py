@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._async.answer_stream import AnswerStream as AnswerStream
     from ._async.client import AsyncClient as AsyncClient
+    from ._async.delivery_stream import ClaimedDelivery as ClaimedDelivery
+    from ._async.delivery_stream import DeliveryStream as DeliveryStream
     from ._async.publish_stream import PublishStream as PublishStream
     from ._async.state import StateStream as StateStream
     from ._async.subscription import Subscription as Subscription
     from ._sync.answer_stream import SyncAnswerStream as SyncAnswerStream
     from ._sync.client import Client as Client
+    from ._sync.delivery_stream import SyncClaimedDelivery as SyncClaimedDelivery
+    from ._sync.delivery_stream import SyncDeliveryStream as SyncDeliveryStream
     from ._sync.publish_stream import SyncPublishStream as SyncPublishStream
     from ._sync.state import SyncStateStream as SyncStateStream
     from ._sync.subscription import SyncSubscription as SyncSubscription
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
     from ._values.agents import AgentContext as AgentContext
     from ._values.agents import AgentProgress as AgentProgress
     from ._values.agents import AgentStream as AgentStream
+    from ._values.agents import Blocked as Blocked
+    from ._values.agents import BlockedKey as BlockedKey
+    from ._values.agents import Consumer as Consumer
+    from ._values.agents import ConsumerGroup as ConsumerGroup
     from ._values.agents import DecidingState as DecidingState
     from ._values.agents import DeliveredNeed as DeliveredNeed
     from ._values.agents import Delivery as Delivery
@@ -32,11 +40,15 @@ if TYPE_CHECKING:
     from ._values.agents import HeldBackReason as HeldBackReason
     from ._values.agents import KnownDatum as KnownDatum
     from ._values.agents import MinDelta as MinDelta
+    from ._values.agents import Missed as Missed
     from ._values.agents import Need as Need
     from ._values.agents import NeedsChanged as NeedsChanged
+    from ._values.agents import ParkCause as ParkCause
+    from ._values.agents import ParkedDelivery as ParkedDelivery
     from ._values.agents import Registration as Registration
     from ._values.agents import RegistrationOutcome as RegistrationOutcome
     from ._values.agents import Resync as Resync
+    from ._values.agents import SeekResult as SeekResult
     from ._values.agents import StaleReason as StaleReason
     from ._values.agents import WaitUntil as WaitUntil
     from ._values.audit import AuditAction as AuditAction
@@ -105,6 +117,8 @@ if TYPE_CHECKING:
     from ._values.transfer import RedactionAction as RedactionAction
     from .channel import channel_options as channel_options
     from .errors import Aborted as Aborted
+    from .errors import ClaimLost as ClaimLost
+    from .errors import ConsumerReplaced as ConsumerReplaced
     from .errors import ContexError as ContexError
     from .errors import DataKeyNotFound as DataKeyNotFound
     from .errors import DataLoss as DataLoss
@@ -136,27 +150,31 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "channel": """channel_options""",
-    "errors": """Aborted ContexError DataKeyNotFound DataLoss DeadlineExceeded
-        FailedPrecondition FormatUnavailable Internal InvalidArgument NotFound OutOfRange
-        ProjectNotFound RecordsExpired ResourceExhausted RevisionConflict RevisionNotFound
-        SequenceTrimmed TimeInFuture Unavailable Unimplemented from_refusal from_rpc_error""",
+    "errors": """Aborted ClaimLost ConsumerReplaced ContexError DataKeyNotFound DataLoss
+        DeadlineExceeded FailedPrecondition FormatUnavailable Internal InvalidArgument NotFound
+        OutOfRange ProjectNotFound RecordsExpired ResourceExhausted RevisionConflict
+        RevisionNotFound SequenceTrimmed TimeInFuture Unavailable Unimplemented from_refusal
+        from_rpc_error""",
     "events": """BatchResult NewEvent Receipt escape_glob""",
     "match": """THRESHOLDS""",
     "_async.client": """AsyncClient""",
     "_sync.client": """Client""",
     "_async.answer_stream": """AnswerStream""",
+    "_async.delivery_stream": """ClaimedDelivery DeliveryStream""",
     "_async.publish_stream": """PublishStream""",
     "_async.state": """StateStream""",
     "_async.subscription": """Subscription""",
     "_sync.answer_stream": """SyncAnswerStream""",
+    "_sync.delivery_stream": """SyncClaimedDelivery SyncDeliveryStream""",
     "_sync.publish_stream": """SyncPublishStream""",
     "_sync.state": """SyncStateStream""",
     "_sync.subscription": """SyncSubscription""",
     "_values.events": """Context ContextFormat Durability Erasure Event EventFilter KeyState
         Match MatchKind MatchedEvent Moment OmittedDatum""",
-    "_values.agents": """Agent AgentContext AgentProgress AgentStream DecidingState
-        DeliveredNeed Delivery DeliveryKind HeldBack HeldBackReason KnownDatum MinDelta Need
-        NeedsChanged Registration RegistrationOutcome Resync StaleReason WaitUntil""",
+    "_values.agents": """Agent AgentContext AgentProgress AgentStream Blocked BlockedKey
+        Consumer ConsumerGroup DecidingState DeliveredNeed Delivery DeliveryKind HeldBack
+        HeldBackReason KnownDatum MinDelta Missed Need NeedsChanged ParkCause ParkedDelivery
+        Registration RegistrationOutcome Resync SeekResult StaleReason WaitUntil""",
     "_values.match": """BacktestProgress BacktestSummary Contribution Explanation Feedback
         MatchAnswer MatchingStatus NeedSummary PassageScore TermHit""",
     "_values.state": """Blame BlamedPart Change ChangeKind Datum Patch PatchOmitted Revision

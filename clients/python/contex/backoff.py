@@ -24,6 +24,7 @@ CAP_S = 5.0
 PROMISED_WINDOW_S = 600.0
 """How long every server remembers a request_id at the least; most say how long they do."""
 
+_MAX_UNEXPLAINED_FAILURES = 5
 _MIN_ATTEMPT_S = 1.0
 _SPARE_S = 45.0
 """What an attempt leaves for others. Pings find a dead connection in 40 s, so that a longer attempt
@@ -52,6 +53,18 @@ class Backoff:
     def reset(self) -> None:
         """Notes a success: the next wait is short again."""
         self.failures = 0
+
+    def is_hopeless(self, error: ContexError) -> bool:
+        """Whether the failure of a stream, after those in a row, is not a broken connection.
+
+        A server that can't be reached will come back. An INTERNAL or UNKNOWN that repeats is a
+        defect, which should be reported.
+        """
+        return (
+            error.code is not grpc.StatusCode.UNAVAILABLE
+            and not error.reason
+            and self.failures >= _MAX_UNEXPLAINED_FAILURES
+        )
 
     def next_delay(self, retry_after: float | None = None) -> float:
         """Notes a failure.

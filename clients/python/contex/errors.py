@@ -118,6 +118,15 @@ class RevisionConflict(FailedPrecondition):
         return self.metadata.get("actual_state", "")
 
 
+class ClaimLost(FailedPrecondition):
+    """A delivery is no longer this consumer's: somebody else may have it. Nothing was changed."""
+
+    @property
+    def delivery_id(self) -> str:
+        """Names the delivery and its attempt."""
+        return self.metadata.get("delivery_id", "")
+
+
 class OutOfRange(ContexError):
     """The position lies outside the log."""
 
@@ -149,6 +158,10 @@ class RecordsExpired(OutOfRange):
 
 class Aborted(ContexError):
     """Others changed the same thing at the same time. A retry can succeed."""
+
+
+class ConsumerReplaced(Aborted):
+    """Another stream has begun that consumes under the same name for the agent."""
 
 
 class ResourceExhausted(ContexError):
@@ -226,6 +239,7 @@ _BY_CODE: dict[grpc.StatusCode, type[ContexError]] = {
     grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
 }
 _BY_REASON: dict[str, type[ContexError]] = {
+    "CONSUMER_REPLACED": ConsumerReplaced,
     "DATA_KEY_NOT_FOUND": DataKeyNotFound,
     "FORMAT_UNAVAILABLE": FormatUnavailable,
     "PROJECT_NOT_FOUND": ProjectNotFound,
@@ -285,6 +299,8 @@ def is_transient(error: ContexError) -> bool:
     """
     if error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return True
+    if isinstance(error, ConsumerReplaced):
+        return False
     if error.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED):
         # Without a reason it is the transport's own "message too large".
         return bool(error.reason) or error.retry_after is not None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import agents as agents
     from . import audit as audit
+    from . import consuming as consuming
     from . import events as events
     from . import match as match
     from . import projects as projects
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .v1 import agent_service_pb2_grpc as agent_service_pb2_grpc
     from .v1 import audit_service_pb2 as audit_service_pb2
     from .v1 import audit_service_pb2_grpc as audit_service_pb2_grpc
+    from .v1 import consumer_pb2 as consumer_pb2
     from .v1 import event_pb2 as event_pb2
     from .v1 import event_service_pb2 as event_service_pb2
     from .v1 import event_service_pb2_grpc as event_service_pb2_grpc

@@ -42,7 +42,6 @@ T = TypeVar("T")
 
 DEFAULT_HEARTBEAT_S = 15.0
 _MISSED_HEARTBEATS = 3
-_MAX_UNEXPLAINED_FAILURES = 5
 
 
 class ResumableStream(Generic[T]):
@@ -174,7 +173,8 @@ class ResumableStream(Generic[T]):
         Raises:
             ContexError: `error` itself, if a new call would not help.
         """
-        if not self._reconnect or not is_transient(error) or self._is_hopeless(error):
+        hopeless = not is_transient(error) or self._backoff.is_hopeless(error)
+        if hopeless or not self._reconnect:
             raise error
         return self._broken(error.retry_after)
 
@@ -203,12 +203,3 @@ class ResumableStream(Generic[T]):
         self.caught_up = False
         self.reconnects += 1
         return self._backoff.next_delay(retry_after)
-
-    def _is_hopeless(self, error: ContexError) -> bool:
-        # A server that can't be reached will come back. An INTERNAL or UNKNOWN that repeats is
-        # not a broken connection but a defect, which should be reported.
-        return (
-            error.code is not grpc.StatusCode.UNAVAILABLE
-            and not error.reason
-            and self._backoff.failures >= _MAX_UNEXPLAINED_FAILURES
-        )

@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from contex.backoff import Retry
 from contex.errors import not_passed
-from contex.lazy import agent_service_pb2, agent_service_pb2_grpc, event_pb2, events, wire
+from contex.lazy import (
+    agent_service_pb2,
+    agent_service_pb2_grpc,
+    consumer_pb2,
+    consuming,
+    event_pb2,
+    events,
+    wire,
+)
 from contex.lazy import agents as values
 from contex.resume import ResumableStream
 
 from .calls import AsyncCalls
+from .delivery_stream import DeliveryStream
 from .subscription import Subscription
+from .transport import duplex
 
 if TYPE_CHECKING:
     from contex.agents import (
         Agent,
         AgentContext,
         AgentProgress,
+        ConsumerGroup,
         Delivery,
         MinDelta,
         Needed,
         NeedsChanged,
+        ParkedDelivery,
         Registration,
         Resync,
+        SeekResult,
         WaitUntil,
     )
     from contex.events import ContextFormat, Event, MatchedEvent, MatchKind
@@ -241,6 +254,197 @@ class AsyncAgentService(AsyncCalls):
             starts_now=cursor is None and after_sequence is None,
             acknowledge=partial(self.acknowledge, project, agent_id),
         )
+
+    def consume(
+        self,
+        project: str,
+        agent_id: str,
+        *,
+        consumer: str | None = None,
+        max_outstanding_messages: int = 64,
+        max_outstanding_bytes: int | None = None,
+        ack_deadline: float | timedelta = 30.0,
+        max_attempts: int | None = None,
+        auto_ack: bool = True,
+        max_extension: float | timedelta = 3600.0,
+        until_idle: bool = False,
+        reconnect: bool = True,
+    ) -> DeliveryStream:
+        """Shares what the agent gets among consumers: each delivery goes to one, which settles it.
+
+        A delivery comes again, to any consumer, until it is acknowledged, skipped or parked. Those
+        of one data key come one after the other.
+
+        Args:
+            consumer: The consumer's name, of one process at a time; by default one that no other
+                has. Whoever takes the name of another replaces it.
+            max_outstanding_messages: How many deliveries to have at a time, those that wait in the
+                client included, 1 to 1,000.
+            max_outstanding_bytes: How many bytes of them, up to 64 MiB; by default 8 MiB.
+            ack_deadline: Seconds after which others get what is not settled if this process is
+                gone, 1 to 3,600. While it lives, the client extends it.
+            max_attempts: After so many attempts a delivery is parked instead of coming again; by
+                default 10.
+            auto_ack: Going on to the next delivery acknowledges the one before.
+            max_extension: Seconds after which what is not settled is no longer extended.
+            until_idle: End when there is nothing to be had and nothing is held, instead of waiting.
+                What waits for a retry, or is with other consumers, is not waited for.
+            reconnect: As in `subscribe`.
+
+        Raises:
+            NotFound: While iterating: the agent is not registered, or no longer.
+            ConsumerReplaced: While iterating: another stream consumes under this name.
+        """
+        deadline = wire.duration(ack_deadline, "ack_deadline")
+        extension = wire.duration(max_extension, "max_extension")
+        name = consuming.unique_name() if consumer is None else consumer
+        start = wire.message(
+            consumer_pb2.ConsumeStart,
+            project=project,
+            agent_id=agent_id,
+            consumer=name,
+            max_outstanding_messages=max_outstanding_messages,
+            max_outstanding_bytes=max_outstanding_bytes or 0,
+            ack_deadline=deadline,
+            max_attempts=max_attempts or 0,
+        )
+        state = consuming.Consuming(
+            start,
+            deadline_s=max(deadline.ToTimedelta().total_seconds(), 1.0),
+            max_extension_s=extension.ToTimedelta().total_seconds(),
+            until_idle=until_idle,
+            reconnect=reconnect,
+        )
+        stream = DeliveryStream(
+            lambda requests: duplex(self._agents.Consume, requests, self._metadata),
+            state,
+            name,
+            auto_ack=auto_ack,
+        )
+        return self._opened(stream)
+
+    async def consumer_group(self, project: str, agent_id: str) -> ConsumerGroup:
+        """Returns who consumes an agent's deliveries, how far they are, and what holds them up.
+
+        Raises:
+            NotFound: The agent is not registered.
+        """
+        request = wire.message(
+            consumer_pb2.GetConsumerGroupRequest, project=project, agent_id=agent_id
+        )
+        return values.consumer_group(await self._once(self._agents.GetConsumerGroup, request))
+
+    async def seek_consumers(
+        self,
+        project: str,
+        agent_id: str,
+        *,
+        start: Literal["beginning", "end"] | None = None,
+        after_sequence: str | None = None,
+        from_time: datetime | None = None,
+        cursor: str | None = None,
+    ) -> SeekResult:
+        """Moves the place from which an agent's consumers go on, forwards or backwards.
+
+        What is outstanding is cleared, and lost to who has it. Exactly one position is given.
+
+        Args:
+            start: `"beginning"` of the agent's inbox, or `"end"` of the log.
+            after_sequence: Go on after this event.
+            from_time: Go on with the first event of this instant or later.
+            cursor: Go on where this cursor of `listen` or of a registration stands.
+
+        Raises:
+            NotFound: The agent is not registered.
+            ValueError: Not exactly one position is given.
+        """
+        position = wire.exactly_one(
+            edge=wire.edge(start),
+            after_sequence=after_sequence,
+            from_time=None if from_time is None else wire.timestamp(from_time, "from_time"),
+            cursor=cursor,
+        )
+        request = wire.message(
+            consumer_pb2.SeekConsumerGroupRequest, **position, project=project, agent_id=agent_id
+        )
+        response = await self._repeated(self._agents.SeekConsumerGroup, request)
+        return values.seek_result(response)
+
+    def parked(
+        self, project: str, agent_id: str, *, page_size: int = 100
+    ) -> AsyncIterator[ParkedDelivery]:
+        """Iterates over an agent's deliveries that were put aside, those first that were first.
+
+        Raises:
+            NotFound: The agent is not registered.
+        """
+        request = wire.message(
+            consumer_pb2.ListParkedRequest, project=project, agent_id=agent_id, page_size=page_size
+        )
+        return self._listed(
+            lambda: self._agents.ListParked,
+            request,
+            lambda page: map(values.parked_delivery, page.deliveries),
+        )
+
+    async def redrive(
+        self, project: str, agent_id: str, parked_ids: Iterable[str] | None = None
+    ) -> int:
+        """Sends parked deliveries on their way again, as first attempts.
+
+        Args:
+            parked_ids: Which, at most 1,000; by default all.
+
+        Returns:
+            How many.
+
+        Raises:
+            NotFound: The agent is not registered.
+        """
+        if parked_ids is not None and not (parked_ids := wire.several(parked_ids, "parked_ids")):
+            return 0  # none, not all
+        request = wire.message(
+            consumer_pb2.RedriveParkedRequest,
+            project=project,
+            agent_id=agent_id,
+            parked_ids=parked_ids or (),
+        )
+        return (await self._once(self._agents.RedriveParked, request)).redriven_count
+
+    async def drop_parked(
+        self,
+        project: str,
+        agent_id: str,
+        parked_ids: Iterable[str] | None = None,
+        *,
+        all: bool = False,
+    ) -> int:
+        """Gives parked deliveries up.
+
+        Args:
+            parked_ids: Which, at most 1,000.
+            all: All that are parked, instead.
+
+        Returns:
+            How many.
+
+        Raises:
+            NotFound: The agent is not registered.
+            ValueError: Neither or both are given.
+        """
+        if (parked_ids is None) is not all:
+            raise ValueError("give either parked_ids or all=True")
+        ids = [] if parked_ids is None else wire.several(parked_ids, "parked_ids")
+        if not (ids or all):
+            return 0
+        request = wire.message(
+            consumer_pb2.DropParkedRequest,
+            project=project,
+            agent_id=agent_id,
+            parked_ids=ids,
+            all=all,
+        )
+        return (await self._once(self._agents.DropParked, request)).dropped_count
 
     async def acknowledge(
         self,

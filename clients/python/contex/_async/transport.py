@@ -28,6 +28,7 @@ Channel: TypeAlias = aio.Channel
 Condition = asyncio.Condition
 Event = asyncio.Event
 Lock = contextlib.nullcontext  # tasks take turns only where they wait
+Mutex = asyncio.Lock
 sleep = asyncio.sleep
 in_thread = asyncio.to_thread
 
@@ -279,6 +280,32 @@ class _Duplex(Generic[Request, Response]):
             await self._call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             return  # the reader learns why the call broke
+
+
+async def happens(event: Event, seconds: float | None) -> bool:
+    """Waits for an event, so long at most; whether it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+async def in_parallel(
+    work: Callable[[], Coroutine[Any, Any, None]], count: int, stop: Callable[[], Awaitable[None]]
+) -> None:
+    """Does the same work so many times, beside each other; the first failure ends it all.
+
+    Args:
+        stop: Lets the work come to its end, for threads; tasks are cancelled.
+    """
+    tasks = [asyncio.ensure_future(work()) for _ in range(count)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def duplex(

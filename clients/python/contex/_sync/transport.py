@@ -21,6 +21,7 @@ Channel: TypeAlias = grpc.Channel
 Condition = threading.Condition
 Event = threading.Event
 Lock = threading.Lock
+Mutex = threading.RLock
 sleep = time.sleep
 iterate = iter
 
@@ -300,6 +301,46 @@ class Background:
 
     def stop(self) -> None:
         """Ends it; the owner has made sure that it can end, which it does in its own time."""
+
+
+def happens(event: Event, seconds: float | None) -> bool:
+    """Waits for an event, so long at most; whether it came."""
+    return event.wait(seconds)
+
+
+def in_parallel(work: Callable[[], None], count: int, stop: Callable[[], None]) -> None:
+    """Does the same work so many times, beside each other; the first failure is raised at the end.
+
+    Args:
+        stop: Lets the work come to its end, if this is interrupted.
+    """
+    if count == 1:
+        work()
+        return
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=run, name=f"contex-worker-{number}", daemon=True)
+        for number in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        stop()
+        for thread in threads:
+            thread.join()
+        raise
+    if failures:
+        raise failures[0]
 
 
 def duplex(

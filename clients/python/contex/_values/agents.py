@@ -31,6 +31,7 @@ from contex.methods import (
 if TYPE_CHECKING:
     from contex.v1 import (
         agent_service_pb2,
+        consumer_pb2,
     )
 
 __all__ = [
@@ -38,6 +39,10 @@ __all__ = [
     "AgentContext",
     "AgentProgress",
     "AgentStream",
+    "Blocked",
+    "BlockedKey",
+    "Consumer",
+    "ConsumerGroup",
     "DecidingState",
     "DeliveredNeed",
     "Delivery",
@@ -46,25 +51,36 @@ __all__ = [
     "HeldBackReason",
     "KnownDatum",
     "MinDelta",
+    "Missed",
     "Need",
     "NeedsChanged",
+    "ParkCause",
+    "ParkedDelivery",
     "Registration",
     "RegistrationOutcome",
     "Resync",
+    "SeekResult",
     "StaleReason",
     "WaitUntil",
     "agent",
     "agent_context",
     "agent_progress",
     "agent_stream",
+    "blocked",
+    "blocked_key",
+    "consumer",
+    "consumer_group",
     "delivered_need",
     "delivery",
     "held_back",
     "known_datum",
     "min_delta",
+    "missed",
     "need",
+    "parked_delivery",
     "registration",
     "resync",
+    "seek_result",
 ]
 
 
@@ -707,6 +723,248 @@ def delivery(message: agent_service_pb2.Delivery) -> Delivery:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Deliveries are missing from here on: retention, or the bound of an inbox
+    (CONTEX_INBOX_BYTES), has removed them before a consumer had them.
+
+    Of each datum the latest follows.
+
+    Attributes:
+        superseded_count: Deliveries that a later one of their datum stands for.
+        dropped_count: Deliveries of which nothing tells any more: of events without a data key.
+        removed_count: Deliveries that were removed while they were outstanding, and have to be
+            given up.
+    """
+
+    superseded_count: int
+    dropped_count: int
+    removed_count: int
+
+
+def missed(message: consumer_pb2.Missed) -> Missed:
+    """The `Missed` of a message."""
+    return Missed(
+        superseded_count=message.superseded_count,
+        dropped_count=message.dropped_count,
+        removed_count=message.removed_count,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """As many deliveries are outstanding as may be (10,000), most of them probably behind one that
+    blocks its data key.
+
+    Attributes:
+        data_key: The data key behind which most wait.
+        waiting_count: How many wait behind it.
+        sequence: The delivery that they wait for.
+        consumer: Who has it; empty if it waits for a retry.
+    """
+
+    data_key: str
+    waiting_count: int
+    sequence: str
+    consumer: str
+
+
+def blocked(message: consumer_pb2.Blocked) -> Blocked:
+    """The `Blocked` of a message."""
+    return Blocked(
+        data_key=message.data_key,
+        waiting_count=message.waiting_count,
+        sequence=message.sequence,
+        consumer=message.consumer,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A consumer.
+
+    Attributes:
+        name: Its name.
+        outstanding_count: Deliveries that it has.
+        oldest_outstanding_ms: How long it has had the one that it got or extended the longest ago.
+            0: it has none.
+        last_contact_time: When it last got, settled or asked for something; a connected one asks
+            every 5 seconds or oftener (UTC).
+    """
+
+    name: str
+    outstanding_count: int
+    oldest_outstanding_ms: int
+    last_contact_time: datetime
+
+
+def consumer(message: consumer_pb2.Consumer) -> Consumer:
+    """The `Consumer` of a message."""
+    return Consumer(
+        name=message.name,
+        outstanding_count=message.outstanding_count,
+        oldest_outstanding_ms=message.oldest_outstanding_ms,
+        last_contact_time=message.last_contact_time.ToDatetime(tzinfo=UTC),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedKey:
+    """A data key whose deliveries wait.
+
+    Attributes:
+        data_key: The key.
+        waiting_count: How many wait.
+        sequence: The event of the delivery that they wait for.
+        consumer: Who has it; empty if it waits for a retry, or to be given to somebody.
+        attempt: How often it was tried.
+    """
+
+    data_key: str
+    waiting_count: int
+    sequence: str
+    consumer: str
+    attempt: int
+
+
+def blocked_key(message: consumer_pb2.BlockedKey) -> BlockedKey:
+    """The `BlockedKey` of a message."""
+    return BlockedKey(
+        data_key=message.data_key,
+        waiting_count=message.waiting_count,
+        sequence=message.sequence,
+        consumer=message.consumer,
+        attempt=message.attempt,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerGroup:
+    """The consumers of an agent, and what they share.
+
+    Attributes:
+        position_sequence: Up to this event, deliveries have been handed out. Empty if nobody has
+            ever consumed.
+        backlog_count: Deliveries that were not yet handed out, counted up to 10,000.
+        has_more_backlog: Whether there are more than were counted.
+        lag_ms: How long ago the event of the oldest delivery was written that is not settled. 0:
+            there is none.
+        outstanding_count: Deliveries that are outstanding: with a consumer, waiting for a retry, or
+            for an earlier one of their data key.
+        delayed_count: Of these, those that wait for a retry, or to be given to somebody.
+        waiting_count: Of these, those that wait for an earlier one of their data key.
+        parked_count: Deliveries that are parked.
+        missed: What consumers of the agent have missed so far.
+        consumers: The consumers, by name. Also those that have left and whose claims have not run
+            out.
+        blocked_keys: The data keys behind which most deliveries wait, at most 10.
+    """
+
+    position_sequence: str
+    backlog_count: int
+    has_more_backlog: bool
+    lag_ms: int
+    outstanding_count: int
+    delayed_count: int
+    waiting_count: int
+    parked_count: int
+    missed: Missed
+    consumers: tuple[Consumer, ...]
+    blocked_keys: tuple[BlockedKey, ...]
+
+
+def consumer_group(message: consumer_pb2.GetConsumerGroupResponse) -> ConsumerGroup:
+    """The `ConsumerGroup` of a message."""
+    return ConsumerGroup(
+        position_sequence=message.position_sequence,
+        backlog_count=message.backlog_count,
+        has_more_backlog=message.has_more_backlog,
+        lag_ms=message.lag_ms,
+        outstanding_count=message.outstanding_count,
+        delayed_count=message.delayed_count,
+        waiting_count=message.waiting_count,
+        parked_count=message.parked_count,
+        missed=missed(message.missed),
+        consumers=tuple(map(consumer, message.consumers)),
+        blocked_keys=tuple(map(blocked_key, message.blocked_keys)),
+    )
+
+
+class ParkCause(enum.Enum):
+    """What led to a delivery being parked."""
+
+    CONSUMER = "consumer"
+    """A consumer has parked it."""
+    TOO_MANY_ATTEMPTS = "too_many_attempts"
+    """It was tried as often as a consumer allows (`max_attempts` of `consume`)."""
+    SEEK = "seek"
+    """It had been sent on its way again when the agent's place was moved (`seek_consumers`)."""
+    OTHER = "other"
+    """One that a newer server has added.
+
+    It can't be asked for.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedDelivery:
+    """A delivery that was put aside.
+
+    Attributes:
+        parked_id: Names it while it is parked.
+        matched: The event and why it was delivered.
+        attempts: How often it was tried.
+        consumer: Who had it last.
+        parked_time: When it was parked (UTC).
+        reason: Why, in the consumer's words. Empty with TOO_MANY_ATTEMPTS.
+        cause: What led to it.
+    """
+
+    parked_id: str
+    matched: MatchedEvent
+    attempts: int
+    consumer: str
+    parked_time: datetime
+    reason: str
+    cause: ParkCause
+
+
+def parked_delivery(message: consumer_pb2.ParkedDelivery) -> ParkedDelivery:
+    """The `ParkedDelivery` of a message."""
+    return ParkedDelivery(
+        parked_id=message.parked_id,
+        matched=matched_event(message.matched),
+        attempts=message.attempts,
+        consumer=message.consumer,
+        parked_time=message.parked_time.ToDatetime(tzinfo=UTC),
+        reason=message.reason,
+        cause=_PARK_CAUSES.get(message.cause, ParkCause.OTHER),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SeekResult:
+    """The place was moved.
+
+    Attributes:
+        position_sequence: After this event consumers go on; the agent's durable cursor is there,
+            too.
+        cleared_count: Deliveries that were outstanding, and are no more: whoever had them has lost
+            them.
+    """
+
+    position_sequence: str
+    cleared_count: int
+
+
+def seek_result(message: consumer_pb2.SeekConsumerGroupResponse) -> SeekResult:
+    """The `SeekResult` of a message."""
+    return SeekResult(
+        position_sequence=message.position_sequence,
+        cleared_count=message.cleared_count,
+    )
+
+
 _DECIDING_STATES = {
     1: DecidingState.LIVE,
     2: DecidingState.CATCHING_UP,
@@ -737,3 +995,5 @@ _HELD_BACK_REASONS = {
 }
 
 _DELIVERY_KINDS = {1: DeliveryKind.STREAM, 2: DeliveryKind.NEEDS_CHANGED, 3: DeliveryKind.ANSWER}
+
+_PARK_CAUSES = {1: ParkCause.CONSUMER, 2: ParkCause.TOO_MANY_ATTEMPTS, 3: ParkCause.SEEK}
