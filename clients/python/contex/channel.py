@@ -28,7 +28,10 @@ _PING_TIMEOUT_MS = 10_000
 # a second attempt would answer that there is no such agent.
 _READS = {
     "EventService": ("GetEvent", "ListEvents"),
-    "AgentService": ("GetAgent", "ListAgents", "GetAgentContext", "ListDeliveries"),
+    "AgentService": (
+        *("GetAgent", "ListAgents", "GetAgentContext", "ListDeliveries"),
+        *("GetConsumerGroup", "ListParked"),
+    ),
     "MatchService": ("Match", "Explain", "GetMatchingStatus"),
     "StateService": ("GetState", "DiffStates", "GetHistory", "GetRevision", "GetBlame"),
     "AuditService": ("ListRecords",),
