@@ -34,7 +34,13 @@ COMMANDS = {
     "agents update": ("agents", "Change a registration; options not given are left unchanged."),
     "agents unregister": ("agents", "Remove a registration and its cursor."),
     "agents wait": ("agents", "Wait until an agent has passed an event."),
+    "agents lag": ("consumers", "Show how far consumers are, who has what, and what blocks."),
+    "agents seek": ("consumers", "Move the place from which an agent's consumers go on."),
     "agents ack": ("agents", "Move an agent's durable cursor forward, never back."),
+    "consume": ("consumers", "Do the work that deliveries are, together with others."),
+    "parked list": ("consumers", "List an agent's deliveries that were put aside."),
+    "parked redrive": ("consumers", "Send parked deliveries on their way again."),
+    "parked drop": ("consumers", "Give parked deliveries up."),
     "knew": ("knowledge", "Show what an agent knew at a moment, and what it did not."),
     "deliveries": ("knowledge", "Show who was sent an event, or what an agent was sent."),
     "match": ("match", "Find the data that answer questions, without an agent."),
@@ -72,6 +78,7 @@ COMMANDS = {
 GROUPS = {
     "embedder": "Models for matching, besides the built-in one.",
     "feedback": "Judge matches, and export the judgements.",
+    "parked": "Deliveries that were put aside.",
     "retention": "How long a project is kept, and where.",
 }
 """Groups of commands that are no command themselves."""

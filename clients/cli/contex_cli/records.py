@@ -182,6 +182,7 @@ _SHAPES: dict[str, Callable[[Any], dict[str, Any]]] = {
         "filter": None if need.filter is None else need.filter.written(),
         "id": need.id,
     },
+    "ParkedDelivery": _merged("matched"),
     "Patch": _patch,
     "Registration": _merged("agent"),
     "Revision": _merged("event"),

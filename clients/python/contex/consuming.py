@@ -167,6 +167,7 @@ class Consuming:
         self._tells_drain = False
         self._leaving = False
         self._failure: Exception | None = None
+        self._connected = False
         self._idle_told = False
         self._is_idle = False
         self.draining = False
@@ -264,6 +265,11 @@ class Consuming:
         """How often to call `tick`."""
         return self._deadline_s / _TICKS
 
+    @property
+    def has_business(self) -> bool:
+        """Whether there is a server, or something is to be said to one."""
+        return self._connected or bool(self._said or self._orders)
+
     def tick(self) -> bool:
         """Notes which claims have run out; whether some are to be extended."""
         now = self._clock()
@@ -284,6 +290,7 @@ class Consuming:
     def begin(self) -> list[consumer_pb2.ConsumeRequest]:
         """The first messages of a call."""
         now = self._clock()
+        self._connected = False
         self._orders = {n: order for n, order in self._orders.items() if order.sayings}
         for order in self._orders.values():
             order.repeated, order.told_at = True, now
@@ -374,6 +381,7 @@ class Consuming:
             What was said of claims that were lost, and that nobody waits for.
         """
         self._backoff.reset()
+        self._connected = True
         unheard: list[Saying] = []
         match message.WhichOneof("message"):
             case "deliveries":

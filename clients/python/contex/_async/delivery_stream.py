@@ -35,6 +35,8 @@ log = logging.getLogger("contex")
 
 _LEAVING_S = 5.0
 """How long leaving waits for answers."""
+_GONE_S = 0.5
+"""The same where there is no server, and nothing to be said."""
 _GIVE_WAY_S = 0.01
 """How often work in the background gets its turn at the least."""
 
@@ -263,7 +265,7 @@ class DeliveryStream(AsyncCloseable):
                 self._arrived.notify_all()
                 self._outgoing.notify_all()
             if self._work:
-                await happens(self._ended, _LEAVING_S)
+                await happens(self._ended, _LEAVING_S if self._state.has_business else _GONE_S)
         finally:
             self._reader.close()
             for background in self._work:
