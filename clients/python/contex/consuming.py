@@ -163,7 +163,6 @@ class Consuming:
         """Sent, and not answered."""
         self._number = 0
         self._extends = False
-        self._asks_again = False
         self._tells_drain = False
         self._leaving = False
         self._failure: Exception | None = None
@@ -302,7 +301,7 @@ class Consuming:
         start.CopyFrom(self._start)
         start.held_delivery_ids.extend([claim.message.delivery_id for claim in held[:_MAX_IDS]])
         requests = [consumer_pb2.ConsumeRequest(start=start)]
-        self._tells_drain, self._asks_again = self.draining, False
+        self._tells_drain = self.draining
         requests += [order.request for order in self._orders.values()]
         # Tells soon which of them were lost meanwhile.
         requests += self._extensions([c for c in held[:_MAX_IDS] if c.saying is None], now)
@@ -311,7 +310,7 @@ class Consuming:
     @property
     def has_requests(self) -> bool:
         """Whether there is something to be sent, or nothing more will be."""
-        more = self._said or self._extends or self._asks_again or self._tells_drain
+        more = self._said or self._extends or self._tells_drain
         return bool(more) or self._leaving
 
     def next_requests(self) -> list[consumer_pb2.ConsumeRequest]:
@@ -330,13 +329,6 @@ class Consuming:
         if self._extends:
             self._extends = False
             requests += self._extensions(self._due(now), now)
-        if self._asks_again:
-            self._asks_again = False
-            # A credit, even the same, is answered by whether there is anything to be had.
-            credit = consumer_pb2.Credit(
-                max_outstanding_messages=self._start.max_outstanding_messages
-            )
-            requests.append(consumer_pb2.ConsumeRequest(credit=credit))
         return requests
 
     def _order(
@@ -349,7 +341,7 @@ class Consuming:
             seconds = float(argument or self._deadline_s)
             request = _extend(number, ids, seconds)
         else:
-            settle = consumer_pb2.Settle(number=number, delivery_ids=ids)
+            settle = consumer_pb2.Settle(settle_id=number, delivery_ids=ids)
             outcome = getattr(settle, kind)
             outcome.SetInParent()
             if kind == "park":
@@ -406,7 +398,6 @@ class Consuming:
                 )
             case "blocked":
                 self.blocked = agents.blocked(message.blocked)
-        self._ask_if_idle()
         return unheard
 
     def _on_deliveries(self, deliveries: Iterable[consumer_pb2.ConsumerDelivery]) -> None:
@@ -421,7 +412,7 @@ class Consuming:
             self._ready.append(claim)
 
     def _on_settled(self, settled: consumer_pb2.Settled) -> list[Saying]:
-        order = self._orders.pop(settled.number, None)
+        order = self._orders.pop(settled.settle_id, None)
         if order is None:
             return []
         lost, refused = {*settled.lost_delivery_ids}, {*settled.refused_delivery_ids}
@@ -460,11 +451,6 @@ class Consuming:
         claim.lost = True
         if self._claims.pop(claim.message.delivery_id, None) is not None:
             self.lost_count += 1
-
-    def _ask_if_idle(self) -> None:
-        """Asks again whether there is anything to be had, if the answer came too early."""
-        if self._until_idle and self._idle_told and not self._is_idle and not self._claims:
-            self._idle_told, self._asks_again = False, True
 
     # -- how it ends ------------------------------------------------------------------------------
 
@@ -526,7 +512,7 @@ def unique_name() -> str:
 
 
 def _extend(number: int, ids: list[str], seconds: float) -> consumer_pb2.ConsumeRequest:
-    extend = consumer_pb2.Extend(number=number, delivery_ids=ids)
+    extend = consumer_pb2.Extend(settle_id=number, delivery_ids=ids)
     extend.ack_deadline.FromMilliseconds(round(seconds * 1_000))
     return consumer_pb2.ConsumeRequest(extend=extend)
 

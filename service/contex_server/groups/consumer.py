@@ -213,6 +213,7 @@ class Consumer:
     def drop(self, delivery_id: str) -> Claim | None:
         """It no longer has a delivery."""
         self.held.discard(delivery_id)
+        self.idle_told = False
         claim = self.claims.pop(delivery_id, None)
         if claim is not None:
             self._size_bytes -= claim.size
@@ -267,7 +268,6 @@ class Consumer:
                 claim.until = asked + int(settlement.more) / 1_000
         else:
             self.drop(name)
-            self.idle_told = False
         self._unanswered -= 1
         self._keeps_up.set()
         self._wake.set()

@@ -42,7 +42,7 @@ def take(state: Consuming) -> Claim:
 
 
 def answer(state: Consuming, number: int, **fields: object) -> list[Saying]:
-    settled = pb.Settled(number=number, **fields)  # type: ignore[arg-type]
+    settled = pb.Settled(settle_id=number, **fields)  # type: ignore[arg-type]
     return state.on_message(pb.ConsumeResponse(settled=settled))
 
 
@@ -73,7 +73,7 @@ def test_a_new_call_goes_on_with_what_is_held_and_says_it_again(
     assert list(extend.extend.delivery_ids) == ["b", "c"]
     # Nobody else could have had it: it was done the first time.
     clock.now += 9.0
-    answer(state, said.settle.number, lost_delivery_ids=["a"])
+    answer(state, said.settle.settle_id, lost_delivery_ids=["a"])
     assert (saying.waiting, saying.error) == (False, None)
     assert state.lost_count == 0
 
@@ -84,7 +84,7 @@ def test_what_may_have_gone_to_others_meanwhile_is_lost(state: Consuming, clock:
     (said,) = state.next_requests()
     clock.now += 11.0
     state.begin()
-    assert answer(state, said.settle.number, lost_delivery_ids=["a"]) == [saying]
+    assert answer(state, said.settle.settle_id, lost_delivery_ids=["a"]) == [saying]
     assert isinstance(saying.error, ClaimLost)
     assert saying.error.delivery_id == "a"
     assert state.lost_count == 1
@@ -110,14 +110,14 @@ def test_claims_are_extended_so_long_and_no_longer(state: Consuming, clock: Cloc
         if state.tick():
             for request in state.next_requests():
                 extended += 1
-                answer(state, request.extend.number)
+                answer(state, request.extend.settle_id)
     assert extended == pytest.approx(30 / state.tick_s / 2, abs=4)
     assert not state.holds(claim)
     assert clock.now - 100.0 > 30.0
     assert state.lost_count == 2
 
 
-def test_an_idle_that_came_too_early_is_asked_for_again(state: Consuming) -> None:
+def test_an_idle_counts_that_is_told_when_nothing_is_held(state: Consuming) -> None:
     give(state, "a")
     claim = take(state)
     idle = pb.ConsumeResponse(idle=pb.Idle(outstanding_count=1))
@@ -125,9 +125,8 @@ def test_an_idle_that_came_too_early_is_asked_for_again(state: Consuming) -> Non
     assert not state.has_news
     state.say(claim, "ack")
     (said,) = state.next_requests()
-    answer(state, said.settle.number)
-    (asked,) = state.next_requests()
-    assert asked.credit.max_outstanding_messages == 9
+    answer(state, said.settle.settle_id)
+    assert not state.has_news
     state.on_message(idle)
     assert state.idle
     assert state.has_news
@@ -141,7 +140,7 @@ def test_what_is_not_parked_is_still_held(state: Consuming) -> None:
         saying = state.say(claim, "park", "why")
         (said,) = state.next_requests()
         assert said.settle.park.reason == "why"
-        answer(state, said.settle.number, refused_delivery_ids=["a"], refused_reason=reason)
+        answer(state, said.settle.settle_id, refused_delivery_ids=["a"], refused_reason=reason)
         assert isinstance(saying.error, ResourceExhausted)
         assert saying.error.reason == reason
         assert text in saying.error.message
@@ -162,7 +161,7 @@ def test_leaving_gives_back_what_is_not_settled(state: Consuming) -> None:
     assert state.has_requests
     assert state.on_end() is not None  # not all is answered
     for request in (skip, back):
-        answer(state, request.settle.number)
+        answer(state, request.settle.settle_id)
     assert state.on_end() is None
 
 
