@@ -25,24 +25,20 @@ from contex_server.log.redis.key_names import key
 T = TypeVar("T")
 _entry = tuple.__new__
 
-_FUNCTIONS = "\n".join(
-    files("contex_server.log.redis").joinpath("functions", f"{name}.lua").read_text()
-    for name in (
-        "common",
-        "projects",
-        "expiry",
-        "events",
-        "inboxes",
-        "agents",
-        "groups",
-        "match",
-        "tasks",
-        "state",
-        "archive",
-        "transfer",
-        "keys",
-    )
-)
+_SHARED = ("common", "projects", "expiry", "events", "inboxes", "agents")
+"""The files of functions/ whose helpers others use."""
+_OWN = ("groups", "match", "tasks", "state", "archive", "transfer", "keys")
+"""Those that only use others'. Each is a block: Lua allows 200 names at a time."""
+
+
+def _library() -> str:
+    source = files("contex_server.log.redis").joinpath("functions")
+    shared = [source.joinpath(f"{name}.lua").read_text() for name in _SHARED]
+    own = [f"do\n{source.joinpath(f'{name}.lua').read_text()}end\n" for name in _OWN]
+    return "\n".join([*shared, *own])
+
+
+_FUNCTIONS = _library()
 
 
 class Client:
