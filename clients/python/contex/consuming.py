@@ -167,8 +167,8 @@ class Consuming:
         self._leaving = False
         self._failure: Exception | None = None
         self._connected = False
-        self._idle_told = False
-        self._is_idle = False
+        self.idle = False
+        """Nothing is held, and when the server said so last, there was nothing to be had."""
         self.draining = False
         self.over = False
         self.lost_count = 0
@@ -185,12 +185,7 @@ class Consuming:
 
     @property
     def _is_ended(self) -> bool:
-        return self.draining or self.over or self._is_idle
-
-    @property
-    def idle(self) -> bool:
-        """Whether there was nothing more to be had when the server said so last."""
-        return self._is_idle or (self._idle_told and not self._claims)
+        return self.draining or self.over or (self._until_idle and self.idle)
 
     def take(self) -> Claim | None:
         """Hands out a delivery; None if there are none, which is the end if there was news.
@@ -304,7 +299,9 @@ class Consuming:
         self._tells_drain = self.draining
         requests += [order.request for order in self._orders.values()]
         # Tells soon which of them were lost meanwhile.
-        requests += self._extensions([c for c in held[:_MAX_IDS] if c.saying is None], now)
+        until = now + self._deadline_s  # what was extended further stays so
+        some = [c for c in held[:_MAX_IDS] if c.saying is None and c.until <= until]
+        requests += self._extensions(some, now)
         return requests
 
     @property
@@ -386,9 +383,8 @@ class Consuming:
                     if claim is not None and claim.saying is None:
                         self._lose(claim)
             case "idle":
-                self._idle_told = True
-                # What is said now may make something ready: only what is told afterwards counts.
-                self._is_idle = self._until_idle and not self._claims
+                # What is settled may make something ready: it is told again after that.
+                self.idle = not self._claims
             case "missed":
                 more, before = message.missed, self.missed
                 self.missed = agents.Missed(
@@ -402,7 +398,7 @@ class Consuming:
 
     def _on_deliveries(self, deliveries: Iterable[consumer_pb2.ConsumerDelivery]) -> None:
         now = self._clock()
-        self._idle_told, self._is_idle, self.blocked = False, False, None
+        self.idle, self.blocked = False, None
         if self._leaving:  # the server gives them back as the stream ends
             return
         for delivery in deliveries:
@@ -485,7 +481,6 @@ class Consuming:
         settling = any(order.sayings for order in self._orders.values())
         if self._leaving and not (settling or self._said):
             return None
-        self._idle_told = False
         self.reconnects += 1
         return self._backoff.next_delay(retry_after)
 

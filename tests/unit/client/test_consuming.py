@@ -133,6 +133,18 @@ def test_an_idle_counts_that_is_told_when_nothing_is_held(state: Consuming) -> N
     assert state.take() is None
 
 
+def test_what_was_extended_for_long_stays_so(state: Consuming, clock: Clock) -> None:
+    give(state, "a")
+    claim = take(state)
+    state.say(claim, "extend", 3600.0)
+    (said,) = state.next_requests()
+    answer(state, said.extend.settle_id)
+    clock.now += 60.0
+    assert state.holds(claim)
+    (start,) = state.begin()
+    assert list(start.start.held_delivery_ids) == ["a"]
+
+
 def test_what_is_not_parked_is_still_held(state: Consuming) -> None:
     give(state, "a")
     claim = take(state)
