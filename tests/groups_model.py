@@ -63,8 +63,9 @@ class Epoch:
     last: dict[Delivery, Claim] = field(default_factory=dict)
     ended: dict[Delivery, float] = field(default_factory=dict)
     """Those of which may have been said by then that they are done or put aside."""
-    done: set[Delivery] = field(default_factory=set)
-    """Those that are acknowledged or skipped, and were answered so."""
+    done: dict[Delivery, str] = field(default_factory=dict)
+    """Those that are acknowledged or skipped, and were answered so, with their refs: an agent may
+    be told the same once more when its needs change."""
     first: dict[str, list[Delivery]] = field(default_factory=lambda: defaultdict(list))
     """By data key, in the order in which somebody got them first."""
 
@@ -123,7 +124,7 @@ class Book:
             if not before.free and now < before.until and not self._may_have_ended(delivery, epoch):
                 self.fault(now, f"{claim} comes {before.until - now:.3f} s early: {before}")
             before.over = True
-        if delivery in epoch.done and not self.trims:
+        if epoch.done.get(delivery) == claim.ref and not self.trims:
             self.fault(now, f"{claim} is done")
         for other, had in epoch.last.items():
             if (
@@ -142,7 +143,8 @@ class Book:
             self.fault(now, f"{claim} is no first attempt")
         if delivery.data_key and not delivery.redriven:
             of_key = epoch.first[delivery.data_key]
-            if of_key and of_key[-1].sequence > delivery.sequence:
+            skipped = any(delivery.sequence <= upto for _, upto in self.acknowledged)
+            if of_key and of_key[-1].sequence > delivery.sequence and not skipped:
                 self.fault(now, f"{claim} comes after {of_key[-1]}")
             of_key.append(delivery)
 
@@ -174,7 +176,7 @@ class Book:
             lost.append(
                 claim.over
                 or claim.epoch < self.cleared_before
-                or claim.delivery in self.epochs[claim.epoch].done
+                or self.epochs[claim.epoch].done.get(claim.delivery) == claim.ref
             )
             if outcome in ENDS:
                 self.epochs[claim.epoch].ended.setdefault(claim.delivery, now)
@@ -207,7 +209,7 @@ class Book:
                 continue
             if outcome in ("ack", "skip"):
                 self.acked[claim.delivery] += 1
-                self.epochs[claim.epoch].done.add(claim.delivery)
+                self.epochs[claim.epoch].done[claim.delivery] = claim.ref
             if outcome == "extend":
                 claim.until = until
             else:
@@ -246,7 +248,7 @@ class Book:
             if not (delivery in ended or delivery in put_aside or skipped):
                 self.faults.append(f"{delivery} is lost")
             for number, epoch in self.epochs.items():
-                if number >= since and self.calm:
+                if number >= since and self.calm and len(self.epochs) == 1:
                     copies = [d for d in epoch.done if d._replace(redriven=False) == delivery]
                     if len(copies) > 1 and delivery in epoch.done and not skipped:
                         self.faults.append(f"{delivery} is done twice")

@@ -252,9 +252,9 @@ class World:
         )
         await self.call(lambda api: api.agents.RegisterAgent(request, timeout=DEADLINE_S))
 
-    def _begin_anew(self, after: tuple[int, int]) -> None:
-        """All claims are lost, and more is not known of the next ones."""
-        self.since = self.book.cleared_before = max(self.book.epochs, default=0) + 1
+    def _begin_anew(self, after: tuple[int, int], over: int) -> None:
+        """All claims are lost up to an epoch, and more is not known of the next ones."""
+        self.since = self.book.cleared_before = over + 1
         self.after = after
         self.book.acknowledged.clear()
         self.published.clear()
@@ -272,9 +272,10 @@ class World:
                 if error.code() != grpc.StatusCode.NOT_FOUND:
                     raise
             break
+        over = max(self.book.epochs, default=0)
         await asyncio.sleep(self.randomly.choice([0.0, 0.05]))
         await self.register()
-        self._begin_anew((0, 0))
+        self._begin_anew((0, 0), over)
         self.seeking = False
 
     async def begin_anew(self) -> None:
@@ -284,8 +285,9 @@ class World:
         self.book.note(time.monotonic(), f"register after {after}")
         needs = [Need(filter=EventFilter())]
         request = RegisterAgentRequest(project=P, agent_id=A, needs=needs, last_seen_sequence=after)
+        over = max(self.book.epochs, default=0)
         await self.call(lambda api: api.agents.RegisterAgent(request, timeout=DEADLINE_S))
-        self._begin_anew(order(after))
+        self._begin_anew(order(after), over)
         self.seeking = False
 
     async def publish(self) -> None:

@@ -370,6 +370,18 @@ async def test_consumers_leave(group: Group, redis: Redis, store: Store) -> None
     assert (await group.state()).consumers == []
 
 
+async def test_consumers_leave_after_a_seek(group: Group, store: Store) -> None:
+    await group.decided("k")
+    before = group.epoch
+    await store.groups.seek(P, A, BEGINNING)
+    await group.open("a", "b")
+    await group.take(("a", 0), ("b", 0))
+    leaving = [("a", "sa")]
+    assert await store.groups.settle(P, A, before, [], leaving=leaving, parked=5) is None
+    assert [each.name for each in (await group.state()).consumers] == ["b"]
+    assert (await group.take(("a", 1), ("b", 0))).claims == [None, []]
+
+
 async def trimmed(group: Group, upto: Sequence, base: dict[str, str], counts: str) -> None:
     """Trims as deciders do; `base` are entries by their ids."""
     redis, inbox = group.redis, key(P, f"inbox:{A}")

@@ -364,9 +364,9 @@ class Group:
             if not (isinstance(error, ContexError) and error.reason is Reason.STORE_FULL):
                 self._unsure |= {id(task) for task in tasks}
             raise
+        self._leaving = self._leaving[len(leaving) :]
         if settled is None:
             return False
-        self._leaving = self._leaving[len(leaving) :]
         if epoch == self._epoch:
             if cursor is not None:
                 self._cursor, self._cursor_due = cursor, loop.time() + _CURSOR_S

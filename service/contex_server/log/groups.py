@@ -264,7 +264,7 @@ class GroupStore(Protocol):
         leaving: Iterable[tuple[str, str]] = (),
         parked: int,
     ) -> Settled | None:
-        """Notes what has become of deliveries; None if the epoch is over.
+        """Notes what has become of deliveries; None if the epoch is over, and only consumers left.
 
         Works while the store is full unless something is parked.
 

@@ -521,12 +521,14 @@ end
 --       "l", the consumer leaves, with its stream as ref: ""
 --       "c": the agent's cursor moves to an event, as everything up to there is settled: the event, and
 --            as ref the place in the inbox if it is inside of what the event brought, or ""
--- Returns {} if the epoch is another one; else the place up to which everything is settled or "", then
+-- Returns {} if the epoch is another one, and only lets consumers leave; else the place up to which everything
+-- is settled or "", then
 -- for each: 1 done; 0 somebody else has it, or this was another attempt; 2 it is not outstanding;
 -- 3 nobody has it, and this was the last attempt; 4 as many are parked as may be
 local function settle(keys, args)
   local g = group_by_key(keys[1], args)
-  if redis.call('HGET', g.meta, 'epoch') ~= args[2] or not group_info(g.inbox) then return {} end
+  if not group_info(g.inbox) then return {} end
+  local is_over = redis.call('HGET', g.meta, 'epoch') ~= args[2]
   local most, ms, ready, done, owners = tonumber(args[3]), now_ms(), false, {}, {}
   for i = 6, #args, 5 do
     local what, consumer, ref, attempt, more = args[i], args[i + 1], args[i + 2], tonumber(args[i + 3]), args[i + 4]
@@ -536,6 +538,8 @@ local function settle(keys, args)
         redis.call('HDEL', g.meta, 'n' .. consumer)
         forget(g, consumer)
       end
+    elseif is_over then
+      result = 0
     elseif what == 'c' then
       local a = agent_keys_of(g)
       local agent = { a.journal, a.sent, a.streams, a.journals, a.agents, a.cursors, g.own .. 'places' }
@@ -580,6 +584,7 @@ local function settle(keys, args)
     end
     done[#done + 1] = result
   end
+  if is_over then return {} end
   for owner in pairs(owners) do forget(g, owner) end
   if ready then tell_servers(g) end
   return { settled_upto(g), unpack(done) }
