@@ -117,7 +117,7 @@ class Stream:
             self.outstanding = None
         elif kind == "settled":
             answer = message.settled
-            outcome, names, lost, until = self._asked.pop(answer.number)
+            outcome, names, lost, until = self._asked.pop(answer.settle_id)
             refused = {*answer.refused_delivery_ids}
             if answer.refused_reason:
                 refused = {*names}
@@ -153,7 +153,7 @@ class Stream:
             extend_s = pick.choice([0.1, 0.3])
         lost = self.book.said(now, outcome, names, now + extend_s)
         self._asked[self._number] = outcome, names, lost, now + extend_s
-        named: dict[str, Any] = {"number": self._number, "delivery_ids": names}
+        named: dict[str, Any] = {"settle_id": self._number, "delivery_ids": names}
         match outcome:
             case "extend":
                 await self._say(extend=pb.Extend(**named, ack_deadline=duration(extend_s)))

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from contex_server.kernel.errors import ContexError, Reason
@@ -43,14 +44,14 @@ class Claim:
         id: Names it for the client: the delivery, its attempt, and the epoch of the claims.
         until: When it runs out, by the event loop's clock.
         size: Bytes; 0 until it is known.
-        sent: The client has it, or it is on its way there.
+        message: The number of the message in which the client has it, or is about to; 0: in none.
     """
 
     id: str
     claimed: Claimed
     until: float
     size: int = 0
-    sent: bool = False
+    message: int = 0
 
     @property
     def place(self) -> Sequence:
@@ -150,8 +151,8 @@ class Consumer:
         self.position = BEGINNING
         self.claims: dict[str, Claim] = {}
         """What it has, by name, in the order in which it got it."""
-        self.held: set[str] = set()
-        """What it may have of an earlier stream, by name."""
+        self.held: dict[str, float] = {}
+        """When what it may have of an earlier stream runs out, by name."""
         self.idle_told = False
         self.blocked_told = False
         self.paused = False
@@ -170,11 +171,12 @@ class Consumer:
         room = 0
         spec = self.spec
         if not self.paused and self.error is None:
-            room = min(spec.max_messages - len(self.claims), _AT_ONCE)
+            has = len(self.claims) + len(self.held)
+            room = min(spec.max_messages - has, _AT_ONCE)
             left = spec.max_bytes - self._size_bytes
             unknown = sum(not claim.size for claim in self.claims.values())
             fits = int(left / self._average) - unknown
-            room = min(room, max(fits, 0 if self.claims else 1))
+            room = min(room, max(fits, 0 if has else 1))
         return Demand(spec.name, self.stream_id, max(room, 0), spec.deadline_ms)
 
     def wants_idle(self) -> bool:
@@ -212,7 +214,7 @@ class Consumer:
 
     def drop(self, delivery_id: str) -> Claim | None:
         """It no longer has a delivery."""
-        self.held.discard(delivery_id)
+        self.held.pop(delivery_id, None)
         self.idle_told = False
         claim = self.claims.pop(delivery_id, None)
         if claim is not None:
@@ -230,11 +232,13 @@ class Consumer:
     def run_out(self, now: float, named: Set[str]) -> None:
         """Lets go of what has run out, but for what something is being said of."""
         gone = [name for name, claim in self.claims.items() if claim.until <= now]
+        gone += [name for name, until in self.held.items() if until <= now]
         self.lose([name for name in gone if name not in named])
 
     def next_run_out(self) -> float | None:
         """When the next claim runs out."""
-        return min((claim.until for claim in self.claims.values()), default=None)
+        times = [claim.until for claim in self.claims.values()]
+        return min(chain(times, self.held.values()), default=None)
 
     def ordered(self, count: int) -> None:
         """It has said what became of some deliveries."""
@@ -261,11 +265,15 @@ class Consumer:
         if outcome is Outcome.FULL:
             order.refused.append(name)
         elif not done:
+            self.lose([name] if order.number is None else ())
             self.drop(name)
             order.lost.append(name)
         elif settlement.verb is Verb.EXTEND:
+            until = asked + int(settlement.more) / 1_000
             if (claim := self.claims.get(name)) is not None:
-                claim.until = asked + int(settlement.more) / 1_000
+                claim.until = until
+            elif name in self.held:
+                self.held[name] = until
         else:
             self.drop(name)
         self._unanswered -= 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from math import inf
 
 import structlog
 
@@ -194,7 +195,7 @@ class Group:
 
     def give_back_held(self, consumer: Consumer) -> None:
         """Gives back what a consumer has of an earlier stream."""
-        names, consumer.held = consumer.held, set()
+        names, consumer.held = consumer.held, {}
         self.settle(consumer, None, names, Verb.RETRY, lambda _: "0")
 
     async def _open(self, consumer: Consumer, held: list[str], *, again: bool = False) -> None:
@@ -221,9 +222,13 @@ class Group:
             self._epoch = epoch
         if not again:
             # What it claims to hold is looked at when it is settled.
-            consumer.held = {name for name in held if parse_delivery_id(name)[2] == epoch}
+            mine = [name for name in held if parse_delivery_id(name)[2] == epoch]
+            consumer.held = dict.fromkeys(mine, inf)
             if lost := [name for name in held if name not in consumer.held]:
                 consumer.tell(Lost(lost))
+            # Now it is known when they run out, and which of them it has no more.
+            until = str(consumer.spec.deadline_ms)
+            self.settle(consumer, None, mine, Verb.EXTEND, lambda _: until)
 
     async def _open_again(self) -> None:
         """Lets all consumers in anew, with what they know that they have."""

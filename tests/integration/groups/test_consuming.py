@@ -415,7 +415,6 @@ async def test_what_is_given_to_one_that_leaves_is_given_back(api: Api) -> None:
                 await asyncio.sleep(0.02)
 
 
-@pytest.mark.xfail(strict=True, reason="what is held is no part of what the server counts")
 async def test_what_one_came_back_with_counts_towards_its_credit(api: Api) -> None:
     await queue(api, *"klmn")
     async with Worker(api, "x", max_outstanding_messages=2) as x:
@@ -425,3 +424,20 @@ async def test_what_one_came_back_with_counts_towards_its_credit(api: Api) -> No
         await x.count(1)
         await asyncio.sleep(0.3)
         assert len(x.deliveries) == 1
+
+
+async def test_what_one_came_back_with_runs_out_and_that_is_told(api: Api) -> None:
+    await queue(api, "k", "l")
+    async with Worker(api, "x") as x:
+        held = names(await x.count(2))
+    async with Worker(api, "x", held_delivery_ids=held, ack_deadline=seconds(1)) as x:
+        await x.say(credit=pb.Credit(max_outstanding_messages=0))
+        lost = (await x.told("lost")).lost
+        assert sorted(lost.delivery_ids) == sorted(held)
+        async with Worker(api, "other") as other:
+            assert {each.attempt for each in await other.count(2)} == {2}
+            async with Worker(api, "x", held_delivery_ids=held) as again:
+                # It is told at once that it has nothing of that any more.
+                lost = (await again.told("lost")).lost
+                assert set(lost.delivery_ids) <= set(held)
+                assert await other.ack(*names(other.deliveries)) == []

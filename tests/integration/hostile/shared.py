@@ -358,7 +358,8 @@ for _rpc, _field, _token, _more in (
 ):
     _empty = {"empty": ""} if _rpc in ("Acknowledge", "SeekConsumerGroup") else {}
     for _name, _text in {**_empty, **bad_tokens(_token)}.items():
-        if _rpc in ("Listen", "Acknowledge", "SeekConsumerGroup") and _name == "of kind INBOX":
+        _places = ("of kind INBOX", "of kind CONSUMED")
+        if _rpc in ("Listen", "Acknowledge", "SeekConsumerGroup") and _name in _places:
             continue  # A place inside of what an event brought.
         refuse(
             _rpc,

@@ -898,7 +898,9 @@ class ParkCause(enum.Enum):
     TOO_MANY_ATTEMPTS = "too_many_attempts"
     """It was tried as often as a consumer allows (`max_attempts` of `consume`)."""
     SEEK = "seek"
-    """It had been sent on its way again when the agent's place was moved (`seek_consumers`)."""
+    """It had been sent on its way again when the agent's place was moved (`seek_consumers`), or its
+    past was asked for (RegisterAgentRequest.last_seen_sequence).
+    """
     OTHER = "other"
     """One that a newer server has added.
 

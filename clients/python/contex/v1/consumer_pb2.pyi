@@ -35,7 +35,9 @@ class _ParkCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ParkCause.V
     PARK_CAUSE_TOO_MANY_ATTEMPTS: _ParkCause.ValueType  # 2
     """It was tried as often as a consumer allows (ConsumeStart.max_attempts)."""
     PARK_CAUSE_SEEK: _ParkCause.ValueType  # 3
-    """It had been sent on its way again when the agent's place was moved (SeekConsumerGroup)."""
+    """It had been sent on its way again when the agent's place was moved (SeekConsumerGroup), or its past
+    was asked for (RegisterAgentRequest.last_seen_sequence).
+    """
 
 class ParkCause(_ParkCause, metaclass=_ParkCauseEnumTypeWrapper):
     """What led to a delivery being parked."""
@@ -47,7 +49,9 @@ PARK_CAUSE_CONSUMER: ParkCause.ValueType  # 1
 PARK_CAUSE_TOO_MANY_ATTEMPTS: ParkCause.ValueType  # 2
 """It was tried as often as a consumer allows (ConsumeStart.max_attempts)."""
 PARK_CAUSE_SEEK: ParkCause.ValueType  # 3
-"""It had been sent on its way again when the agent's place was moved (SeekConsumerGroup)."""
+"""It had been sent on its way again when the agent's place was moved (SeekConsumerGroup), or its past
+was asked for (RegisterAgentRequest.last_seen_sequence).
+"""
 Global___ParkCause: _TypeAlias = ParkCause  # noqa: Y015
 
 @_typing.final
@@ -206,7 +210,9 @@ class Settle(_message.Message):
     settle_id: _builtins.int
     """Chosen by the client; the answer repeats it."""
     up_to_cursor: _builtins.str
-    """Instead, all deliveries that the consumer has on this stream up to this cursor of a message."""
+    """Instead, all deliveries that the consumer has of this stream that came with the message of this
+    cursor, or before it.
+    """
     @_builtins.property
     def delivery_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Which deliveries: their ids, at most 1,000, or with up_to_cursor none."""
@@ -425,8 +431,9 @@ class ConsumeResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Everything up to here has been handed to consumers of the agent, or waits for an earlier one of
-    its data key. For Settle.up_to_cursor and Acknowledge; not a place to resume from.
+    """Names the message, for Settle.up_to_cursor; and the place in the agent's inbox up to which
+    everything has been handed to consumers, or waits for an earlier one of its data key, for
+    Acknowledge and SeekConsumerGroup. Not a place to resume from.
     """
     @_builtins.property
     def deliveries(self) -> Global___ConsumerDeliveries:

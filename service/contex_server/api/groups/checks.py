@@ -35,13 +35,13 @@ class Said(NamedTuple):
     """What a consumer says of some deliveries.
 
     Attributes:
-        upto: Instead of their ids: all that it has up to this place.
+        upto: Instead of their ids: all that came by the message of this number, or before.
         more: What else is said of them, by the attempt.
     """
 
     number: int
     delivery_ids: list[str]
-    upto: Sequence | None
+    upto: int | None
     verb: Verb
     more: Callable[[int], str]
 
@@ -81,7 +81,7 @@ def settle(project: str, message: pb.Settle, limits: Limits) -> Said:
         ids = check(_delivery_ids, message.delivery_ids, "settle.delivery_ids")
         if message.up_to_cursor:
             field = "settle.up_to_cursor"
-            upto = check(cursors.decode_inbox, project, message.up_to_cursor, field)
+            upto = check(cursors.decode_consumed, project, message.up_to_cursor, field)
             if ids:
                 check.refuse("settle.delivery_ids", "must be empty with up_to_cursor")
         match outcome:

@@ -9,12 +9,10 @@ from contex.v1 import event_pb2
 from google.protobuf.message import DecodeError
 
 from contex_server.api.shared import wire
-from contex_server.api.shared.cursors import Token
 from contex_server.events.feed import Delivery
 from contex_server.groups.consumer import Answer, Claim, Idle, Lost
 from contex_server.kernel import event_codec
 from contex_server.kernel.inbox_ids import event_of
-from contex_server.kernel.model import Sequence
 from contex_server.kernel.protobuf import field, timestamp, varint
 from contex_server.log.groups import Blocker, Gaps, GroupState, Parked
 
@@ -45,7 +43,7 @@ def parts(claims: Claims, room_bytes: int) -> Iterator[Claims]:
         yield claims[start:]
 
 
-def deliveries(project: str, claims: Claims, position: Sequence) -> bytes:
+def deliveries(claims: Claims, cursor: str) -> bytes:
     """A serialised ConsumeResponse with what a consumer is given."""
     joined = b"".join([_delivery_bytes(claim, delivery) for claim, delivery in claims])
     try:
@@ -54,7 +52,7 @@ def deliveries(project: str, claims: Claims, position: Sequence) -> bytes:
         joined = b"".join(
             [_delivery_bytes(claim, delivery, damaged=True) for claim, delivery in claims]
         )
-    return wire.response(project, _DELIVERIES, joined, position, Token.INBOX)
+    return wire.response_with(_DELIVERIES, joined, cursor)
 
 
 def _delivery_bytes(claim: Claim, delivery: Delivery, *, damaged: bool = False) -> bytes:
@@ -65,7 +63,7 @@ def _delivery_bytes(claim: Claim, delivery: Delivery, *, damaged: bool = False) 
     return field(_DELIVERY, content + _REDRIVEN if claim.claimed.redriven else content)
 
 
-def told(project: str, message: Answer | Lost | Idle | Gaps | None, position: Sequence) -> bytes:
+def told(message: Answer | Lost | Idle | Gaps | None, cursor: str) -> bytes:
     """A serialised ConsumeResponse without deliveries; None is a heartbeat."""
     match message:
         case Answer(number, lost, refused, reason):
@@ -84,10 +82,10 @@ def told(project: str, message: Answer | Lost | Idle | Gaps | None, position: Se
             kind, content = _MISSED, missed_message(message).SerializeToString()
         case None:
             kind, content = _HEARTBEAT, b""
-    return wire.response(project, kind, content, position, Token.INBOX)
+    return wire.response_with(kind, content, cursor)
 
 
-def blocked(project: str, blockers: list[Blocker], position: Sequence) -> bytes:
+def blocked(blockers: list[Blocker], cursor: str) -> bytes:
     """A serialised ConsumeResponse that says what holds everything up."""
     message = pb.Blocked()
     if blockers:
@@ -98,7 +96,7 @@ def blocked(project: str, blockers: list[Blocker], position: Sequence) -> bytes:
             sequence=str(event_of(worst.place)),
             consumer=worst.consumer,
         )
-    return wire.response(project, _BLOCKED, message.SerializeToString(), position, Token.INBOX)
+    return wire.response_with(_BLOCKED, message.SerializeToString(), cursor)
 
 
 def missed_message(missed: Gaps) -> pb.Missed:

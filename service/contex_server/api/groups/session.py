@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from contex.v1 import consumer_pb2 as pb
 
 from contex_server.api.groups import checks, messages
+from contex_server.api.shared.cursors import encode_consumed
 from contex_server.events.feed import Delivery
 from contex_server.groups.consumer import Blocked, Claim, Consumer
 from contex_server.groups.group import Group
@@ -38,6 +40,8 @@ class Session:
         self._consumer = consumer
         self._room_bytes = room_bytes
         self._texts: dict[str, str] = {}
+        self._messages = time.time_ns() // 1_000
+        """The number of the last message: greater than those of earlier streams."""
         self._left = False
         """The client has given back what it had, and ended its side."""
 
@@ -67,7 +71,7 @@ class Session:
             await asyncio.gather(reading, return_exceptions=True)
             # The client never saw them, or had left when they were given to it.
             claims = consumer.claims.values()
-            unseen = [claim for claim in claims if self._left or not claim.sent]
+            unseen = [claim for claim in claims if self._left or not claim.message]
             self._group.give_back(consumer, unseen, seen=False)
 
     async def _read_all(self, requests: AsyncIterator[pb.ConsumeRequest]) -> None:
@@ -80,8 +84,8 @@ class Session:
             self._left = consumer.paused
             if self._left:
                 claims = [*consumer.claims.values()]
-                group.give_back(consumer, [c for c in claims if not c.sent], seen=False)
-                group.give_back(consumer, [c for c in claims if c.sent], seen=True)
+                group.give_back(consumer, [c for c in claims if not c.message], seen=False)
+                group.give_back(consumer, [c for c in claims if c.message], seen=True)
                 group.give_back_held(consumer)
             consumer.finish()
         except ContexError as error:
@@ -108,7 +112,7 @@ class Session:
         names, upto = said.delivery_ids, said.upto
         if upto is not None:
             claims = consumer.claims.values()
-            names = [claim.id for claim in claims if claim.sent and claim.place <= upto]
+            names = [claim.id for claim in claims if 0 < claim.message <= upto]
         group.settle(consumer, said.number, names, said.verb, said.more)
 
     async def _tell_next(self, heartbeat_s: float) -> None:
@@ -120,11 +124,16 @@ class Session:
             case Blocked():
                 agent_id = self._group.agent_id
                 worst = await self._room.store.blockers(project, agent_id, 1)
-                await self._call.write(messages.blocked(project, worst, consumer.position))
+                await self._call.write(messages.blocked(worst, self._cursor()))
             case None if consumer.is_finished:
                 pass
             case _:
-                await self._call.write(messages.told(project, told, consumer.position))
+                await self._call.write(messages.told(told, self._cursor()))
+
+    def _cursor(self) -> str:
+        """The cursor of the next message."""
+        self._messages += 1
+        return encode_consumed(self._call.project, self._consumer.position, self._messages)
 
     async def _send(self, claims: list[Claim]) -> None:
         """Sends what the consumer was given, and still has."""
@@ -144,8 +153,8 @@ class Session:
                 for part in messages.parts(fitting, self._room_bytes):
                     # Some may have been given back while those before were sent.
                     left = [each for each in part if each[0].id in consumer.claims]
-                    for claim, _ in left:
-                        claim.sent = True
                     if left:
-                        response = messages.deliveries(project, left, consumer.position)
-                        await self._call.write(response)
+                        cursor = self._cursor()
+                        for claim, _ in left:
+                            claim.message = self._messages
+                        await self._call.write(messages.deliveries(left, cursor))

@@ -50,6 +50,7 @@ class Token(IntEnum):
     PROJECTS_PAGE = 14
     INBOX = 15
     PARKED_PAGE = 16
+    CONSUMED = 17
 
 
 def encode_position(token: Token, project: str, position: Sequence) -> str:
@@ -90,10 +91,29 @@ def decode_inbox(project: str, text: str, field: str) -> Sequence:
     try:
         return inbox_id(decode_position(Token.CURSOR, project, text, field))
     except ContexError:
+        pass
+    try:
         (ms, n, entry), rest = decode_place(Token.INBOX, project, text, field, 3)
-        if rest or entry > LAST_ENTRY:
-            raise invalid_token(field) from None
-        return inbox_id(Sequence(ms, n), entry)
+    except ContexError:
+        (ms, n, entry, _), rest = decode_place(Token.CONSUMED, project, text, field, 4)
+    if rest or entry > LAST_ENTRY:
+        raise invalid_token(field)
+    return inbox_id(Sequence(ms, n), entry)
+
+
+def encode_consumed(project: str, place: Sequence, message: int) -> str:
+    """A token for a place in an inbox, and the number of the message that says so."""
+    event = event_of(place)
+    numbers = event.ms, event.n, entry_of(place), message
+    return encode_place(Token.CONSUMED, project, numbers)
+
+
+def decode_consumed(project: str, text: str, field: str) -> int:
+    """The number of the message in a token that `encode_consumed` wrote."""
+    (*_, message), rest = decode_place(Token.CONSUMED, project, text, field, 4)
+    if rest:
+        raise invalid_token(field)
+    return message
 
 
 def encode_text(token: Token, project: str, value: str) -> str:

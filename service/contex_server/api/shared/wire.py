@@ -132,14 +132,18 @@ def bare_response(project: str, message: Message, *, inbox: bool = False) -> byt
 
 def response(project: str, kind: int, content: bytes, position: Sequence, token: Token) -> bytes:
     """A stream response: its content under the field `kind`, the cursor, the server's time."""
+    encode = encode_inbox if token is Token.INBOX else encode_position
+    return response_with(kind, content, encode(token, project, position))
+
+
+def response_with(kind: int, content: bytes, cursor: str) -> bytes:
+    """The same with a cursor that is made."""
     seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
     now = Timestamp(seconds=seconds, nanos=nanos).SerializeToString()
-    encode = encode_inbox if token is Token.INBOX else encode_position
-    cursor = encode(token, project, position).encode()
     return b"".join(
         (
             field(kind, content),
-            field(_RESPONSE_CURSOR, cursor),
+            field(_RESPONSE_CURSOR, cursor.encode()),
             field(_RESPONSE_SERVER_TIME, now),
         )
     )
