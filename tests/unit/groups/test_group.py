@@ -320,7 +320,10 @@ async def test_a_claim_that_was_lost_is_not_extended_as_the_store_fails(
         assert acked.lost == []  # It may have been done the first time.
 
 
-async def test_nobody_misses_what_it_was_given_as_it_is_unclear_who_is_idle(store: Store) -> None:
+async def test_nobody_misses_what_it_was_given_as_it_is_unclear_who_is_idle(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contex_server.groups.group._BACKOFF_S", (0.001, 0.01))
     looks = 0
 
     async def fail() -> Sequence:
