@@ -117,6 +117,30 @@ local function settled(g, ref)
   return release(g, ref)
 end
 
+-- The same of several of the inbox.
+local function all_settled(g, refs)
+  if #refs == 0 then return false end
+  for from = 1, #refs, CHUNK do
+    redis.call('XACK', g.inbox, GROUP, unpack(refs, from, math.min(from + CHUNK - 1, #refs)))
+  end
+  local ready = false
+  if redis.call('ZCARD', g.waiting) > 0 then
+    for _, ref in ipairs(refs) do ready = release(g, ref) or ready end
+    return ready
+  end
+  -- Nobody waits for any of them.
+  chunked('ZREM', g.due, refs)
+  local asks = {}
+  for i, ref in ipairs(refs) do asks[i] = 'r' .. ref end
+  local keys_of, gone = lookup(g.busy, asks), {}
+  for name, key in pairs(keys_of) do
+    gone[#gone + 1] = name
+    gone[#gone + 1] = 'k' .. key
+  end
+  chunked('HDEL', g.busy, gone)
+  return false
+end
+
 -- Lets a delivery that somebody has, or that has just been read, wait for whoever is next.
 local function put_back(g, ref, attempt, due_ms)
   local stream, id = placed_at(g, ref)
@@ -362,7 +386,6 @@ local function take(keys, args)
     end
   end
   local function has(consumer, ref, place, attempt, kind, body, run)
-    redis.call('ZADD', g.due, consumer.deadline, ref)
     consumer.left, left = consumer.left - 1, left - 1
     consumer.taken[#consumer.taken + 1] = {
       ref = ref, place = place, attempt = attempt, kind = kind, body = body, run = run,
@@ -396,8 +419,10 @@ local function take(keys, args)
           lost = lost + 1
           freed = removed(g, ref) or freed
         elseif stream == g.again then
+          redis.call('ZADD', g.due, consumer.deadline, ref)
           has(consumer, ref, row[2][2], attempt + 1, row[2][6], row[2][4])
         else
+          redis.call('ZADD', g.due, consumer.deadline, ref)
           has(consumer, ref, ref, attempt + 1, '', row[2][2])
         end
       end
@@ -408,8 +433,10 @@ local function take(keys, args)
 
   -- What is new.
   local outstanding = info.pending + group_info(g.again).pending
-  local blocked, run = false, 0
+  local blocked, run, reader = false, 0, nil
   local function read(stream, consumer, count)
+    if reader ~= consumer then run = run + 1 end
+    reader = consumer
     local reply = redis.call('XREADGROUP', 'GROUP', GROUP, consumer.name, 'COUNT', count, 'STREAMS', stream, '>')
     local rows, asks, keys_of = reply and reply[1][2] or {}, {}, {}
     for i, row in ipairs(rows) do
@@ -418,7 +445,7 @@ local function take(keys, args)
       if kind ~= REGISTERED and key ~= '' then asks[#asks + 1] = 'k' .. key end
     end
     local busy = lookup(g.busy, asks) -- An entry that takes another one's place is noted by itself.
-    run = run + 1
+    local dues, names = {}, {}
     for i, row in ipairs(rows) do
       local key, again = keys_of[i], stream == g.again
       local ref, place = (again and '+' or '') .. row[1], again and row[2][2] or row[1]
@@ -434,17 +461,22 @@ local function take(keys, args)
       else
         if key ~= '' then
           busy['k' .. key] = ref
-          redis.call('HSET', g.busy, 'k' .. key, ref, 'r' .. ref, key)
+          local n = #names
+          names[n + 1], names[n + 2], names[n + 3], names[n + 4] = 'k' .. key, ref, 'r' .. ref, key
         end
+        dues[#dues + 1] = consumer.deadline
+        dues[#dues + 1] = ref
         has(consumer, ref, place, 1, again and row[2][6] or '', row[2][again and 4 or 2],
           not again and run)
       end
     end
+    chunked('ZADD', g.due, dues)
+    chunked('HSET', g.busy, names)
     return #rows
   end
   local function read_all(stream)
     -- A few each in turn: what is little is spread.
-    local share, more = 1, true
+    local share, more = #consumers > 1 and 1 or left, true
     while more and left > 0 do
       for _, consumer in ipairs(consumers) do
         local count = math.min(share, consumer.left, most - outstanding)
@@ -530,6 +562,7 @@ local function settle(keys, args)
   if not group_info(g.inbox) then return {} end
   local is_over = redis.call('HGET', g.meta, 'epoch') ~= args[2]
   local most, ms, ready, done, owners = tonumber(args[3]), now_ms(), false, {}, {}
+  local acks, acked = {}, {}
   for i = 6, #args, 5 do
     local what, consumer, ref, attempt, more = args[i], args[i + 1], args[i + 2], tonumber(args[i + 3]), args[i + 4]
     local result = 1
@@ -547,10 +580,12 @@ local function settle(keys, args)
     else
       local owner, is = claim_of(g, ref)
       local of_nobody = what == 'p' and consumer == WAITING
-      if not owner then
+      if not owner or acked[ref] then
         result = 2
       elseif is ~= attempt or (owner ~= consumer) then
         result = owner == WAITING and is == attempt and 3 or 0
+      elseif what == 'a' and string.byte(ref) ~= 43 then
+        acks[#acks + 1], acked[ref] = ref, true
       elseif what == 'a' then
         ready = settled(g, ref) or ready
       elseif what == 'n' then
@@ -585,6 +620,7 @@ local function settle(keys, args)
     done[#done + 1] = result
   end
   if is_over then return {} end
+  ready = all_settled(g, acks) or ready
   for owner in pairs(owners) do forget(g, owner) end
   if ready then tell_servers(g) end
   return { settled_upto(g), unpack(done) }
