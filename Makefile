@@ -66,8 +66,8 @@ bench: $(STAMP) ## measure against raw store and bare gRPC; writes benchmarks/re
 bench-time: $(STAMP) ## measure state, history and activity of the past, and what recording costs
 	$(RUN) python -m benchmarks --only time
 
-bench-agents: $(STAMP) ## measure what agents get: listening, catching up, deciding, taking over
-	$(RUN) python -m benchmarks --only listening inboxes deciders
+bench-agents: $(STAMP) ## measure what agents get: listening, catching up, deciding, taking over, consuming
+	$(RUN) python -m benchmarks --only listening inboxes deciders consuming
 
 bench-archive: $(STAMP) ## measure a log longer than memory: the archive, files, what archiving costs
 	$(RUN) python -m benchmarks --only archive
