@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -99,6 +100,17 @@ def test_no_such_command(contex: Contex, queue: list[str]) -> None:
     assert (done.code, done.out) == (ExitCode.USAGE, "")
     assert "no-such-command-here" in done.err
     assert lag(contex)["outstanding_count"] == 0
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="only Linux ends a process with another")
+def test_a_command_ends_with_its_consumer(contex: Contex, queue: list[str], tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    program = f"echo $$ >{pid}; while :; do sleep 0.05; done"
+    worker = contex.start("consume", "packer", *SHELL, program)
+    until(lambda: pid.exists() and pid.read_text().endswith("\n"))
+    worker.kill()
+    worker.wait(20)
+    until(lambda: not Path(f"/proc/{pid.read_text().strip()}").exists())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -128,7 +128,7 @@ class _Runner:
         self, session: Session, agent_id: str, consumer: str, words: tuple[str, ...]
     ) -> None:
         self._session = session
-        self._words = words
+        self._words = _ending_with_this_process(words)
         self._variables = {
             "CONTEX_PROJECT": session.project,
             "CONTEX_TARGET": session.target,
@@ -181,6 +181,13 @@ class _Runner:
             await process.wait()
             raise
         return process.returncode or 0
+
+
+def _ending_with_this_process(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of a command that is killed with this process, where Linux's setpriv is at hand: it
+    would go on with what another consumer has by then."""
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "KILL", "--", *words) if setpriv else words
 
 
 _TOLD = {
