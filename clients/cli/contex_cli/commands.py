@@ -37,7 +37,7 @@ COMMANDS = {
     "agents lag": ("consumers", "Show how far consumers are, who has what, and what blocks."),
     "agents seek": ("consumers", "Move the place from which an agent's consumers go on."),
     "agents ack": ("agents", "Move an agent's durable cursor forward, never back."),
-    "consume": ("consumers", "Do the work that deliveries are, together with others."),
+    "consume": ("consumers", "Work through an agent's deliveries, shared among its consumers."),
     "parked list": ("consumers", "List an agent's deliveries that were put aside."),
     "parked redrive": ("consumers", "Send parked deliveries on their way again."),
     "parked drop": ("consumers", "Give parked deliveries up."),

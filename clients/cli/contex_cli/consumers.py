@@ -1,4 +1,4 @@
-"""`contex consume`, `parked`, `agents lag` and `agents seek`: the work that deliveries are."""
+"""`contex consume`, `parked`, `agents lag` and `agents seek`: deliveries as a work queue."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ async def consume(
         None, "Who consumes: a name of one process at a time. [default: a new one]", metavar="NAME"
     ),
     concurrency: int = option(1, "Commands that run at a time.", minimum=1, maximum=500),
-    until_idle: bool = option(False, "End when there is nothing to be had any more."),
+    until_idle: bool = option(
+        False, "End when there is nothing to be had now. Later retries are not waited for."
+    ),
     ack_deadline: timedelta | None = option(
         None,
         "How soon others get what this process has if it is gone. [default: 30s]",
