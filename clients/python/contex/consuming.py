@@ -234,6 +234,15 @@ class Consuming:
         """Nothing more is to be handed out; what is in hand can be settled."""
         self._tells_drain = self._tells_drain or not self.draining
         self.draining = True
+        for claim in self._ready:
+            self._give_back(claim)
+        self._ready.clear()
+
+    def _give_back(self, claim: Claim) -> None:
+        """Gives back what was not handed out."""
+        if claim.saying is None and not (claim.lost or self.over):
+            self.say(claim, "give_back")
+            claim.lost = True
 
     def leave(self) -> None:
         """Gives back what is not settled, and ends once all is answered."""
@@ -245,7 +254,6 @@ class Consuming:
             if claim.saying is None and not claim.lost:
                 self.say(claim, "retry", 0.0)
                 claim.lost = True
-        self._ready.clear()
 
     # -- what is sent -----------------------------------------------------------------------------
 
@@ -405,7 +413,10 @@ class Consuming:
             until, extended_until = now + self._deadline_s, now + self._max_extension_s
             claim = Claim(delivery, until, extended_until)
             self._claims[delivery.delivery_id] = claim
-            self._ready.append(claim)
+            if self.draining:
+                self._give_back(claim)
+            else:
+                self._ready.append(claim)
 
     def _on_settled(self, settled: consumer_pb2.Settled) -> list[Saying]:
         order = self._orders.pop(settled.settle_id, None)

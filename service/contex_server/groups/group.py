@@ -182,6 +182,8 @@ class Group:
         for name in unique:
             ref, attempt, epoch = parse_delivery_id(name)
             said = Settlement(verb, consumer.spec.name, ref, attempt, more(attempt))
+            if verb is Verb.RETRY and number is not None and attempt >= consumer.spec.tries:
+                said = said._replace(verb=Verb.PARK, more="A")
             self._tasks.append(Task(order, said, epoch, name))
         if not unique:
             consumer.answer(order)

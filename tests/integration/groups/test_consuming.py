@@ -441,3 +441,37 @@ async def test_what_one_came_back_with_runs_out_and_that_is_told(api: Api) -> No
                 lost = (await again.told("lost")).lost
                 assert set(lost.delivery_ids) <= set(held)
                 assert await other.ack(*names(other.deliveries)) == []
+
+
+async def test_what_was_not_begun_is_given_back_without_an_attempt(api: Api) -> None:
+    await queue(api, "k", "l")
+    async with Worker(api, "x") as x:
+        first, second = names(await x.count(2))
+        await x.say(credit=pb.Credit(max_outstanding_messages=0))
+        assert not (await x.settle(second, give_back=pb.GiveBack())).lost_delivery_ids
+        async with Worker(api, "y") as y:
+            (again,) = await y.count(1)
+            assert (again.matched.event.data_key, again.attempt) == ("l", 1)
+            assert await x.ack(second) == [second]
+            assert await x.ack(first) == []
+
+
+async def test_after_its_last_attempt_one_is_parked_at_once(api: Api) -> None:
+    await queue(api, "k", "k")
+    async with Worker(api, max_attempts=1) as worker:
+        (first,) = await worker.count(1)
+        assert await worker.retry(first.delivery_id, after_s=600) == []
+        assert (await worker.count(2))[1].matched.event.revision == 2
+    response = await api.agents.ListParked(pb.ListParkedRequest(project=P, agent_id="a"))
+    (parked,) = response.deliveries
+    assert (parked.cause, parked.consumer) == (pb.PARK_CAUSE_TOO_MANY_ATTEMPTS, "w")
+
+
+async def test_what_waits_for_the_first_consumer_is_told(api: Api) -> None:
+    sequences = await queue(api, "k", "l", "m")
+    async with asyncio.timeout(10):
+        while (await group(api)).backlog_count != 3:
+            await asyncio.sleep(0.02)
+    assert (await group(api)).lag_ms > 0
+    await api.agents.Acknowledge(AcknowledgeRequest(project=P, agent_id="a", sequence=sequences[1]))
+    assert (await group(api)).backlog_count == 1

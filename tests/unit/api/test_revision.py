@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (4, "9f5d68b47312ef447d160586571972a90ee65ae015a13c442a6b9297832fba73")
+RECORDED = (4, "ffb1406df1750760af8de9aa5cb3bb8bf4d842cc7642bad2f9cbf782a67b003d")
 """A revision, and the digest of what the protos declare with it."""
 
 

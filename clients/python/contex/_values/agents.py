@@ -844,7 +844,7 @@ class ConsumerGroup:
 
     Attributes:
         position_sequence: Up to this event, deliveries have been handed out. Empty if nobody has
-            ever consumed.
+            ever consumed: then the backlog is what the agent has not acknowledged.
         backlog_count: Deliveries that were not yet handed out, counted up to 10,000.
         has_more_backlog: Whether there are more than were counted.
         lag_ms: How long ago the event of the oldest delivery was written that is not settled. 0:

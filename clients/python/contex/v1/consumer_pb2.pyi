@@ -207,6 +207,7 @@ class Settle(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     PARK_FIELD_NUMBER: _builtins.int
     SKIP_FIELD_NUMBER: _builtins.int
+    GIVE_BACK_FIELD_NUMBER: _builtins.int
     settle_id: _builtins.int
     """Chosen by the client; the answer repeats it."""
     up_to_cursor: _builtins.str
@@ -233,6 +234,10 @@ class Settle(_message.Message):
     def skip(self) -> Global___Skip:
         """They need not be done."""
 
+    @_builtins.property
+    def give_back(self) -> Global___GiveBack:
+        """They were not begun: others get them at once, and this was no attempt."""
+
     def __init__(
         self,
         *,
@@ -243,12 +248,13 @@ class Settle(_message.Message):
         retry: Global___Retry | None = ...,
         park: Global___Park | None = ...,
         skip: Global___Skip | None = ...,
+        give_back: Global___GiveBack | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "outcome", b"outcome", "park", b"park", "retry", b"retry", "skip", b"skip"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "give_back", b"give_back", "outcome", b"outcome", "park", b"park", "retry", b"retry", "skip", b"skip"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "delivery_ids", b"delivery_ids", "outcome", b"outcome", "park", b"park", "retry", b"retry", "settle_id", b"settle_id", "skip", b"skip", "up_to_cursor", b"up_to_cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "delivery_ids", b"delivery_ids", "give_back", b"give_back", "outcome", b"outcome", "park", b"park", "retry", b"retry", "settle_id", b"settle_id", "skip", b"skip", "up_to_cursor", b"up_to_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["ack", "retry", "park", "skip"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["ack", "retry", "park", "skip", "give_back"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
@@ -281,7 +287,8 @@ class Retry(_message.Message):
     @_builtins.property
     def delay(self) -> _duration_pb2.Duration:
         """Not before this has passed, up to 7 days. Unset: 1 second, doubled with each attempt, at most 5
-        minutes. Later deliveries of the same data key wait.
+        minutes. Later deliveries of the same data key wait. After the last attempt
+        (ConsumeStart.max_attempts) it is parked at once.
         """
 
     def __init__(
@@ -335,6 +342,23 @@ class Skip(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Skip: _TypeAlias = Skip  # noqa: Y015
+
+@_typing.final
+class GiveBack(_message.Message):
+    """Not begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GiveBack: _TypeAlias = GiveBack  # noqa: Y015
 
 @_typing.final
 class Extend(_message.Message):
@@ -754,7 +778,9 @@ class GetConsumerGroupResponse(_message.Message):
     CONSUMERS_FIELD_NUMBER: _builtins.int
     BLOCKED_KEYS_FIELD_NUMBER: _builtins.int
     position_sequence: _builtins.str
-    """Up to this event, deliveries have been handed out. Empty if nobody has ever consumed."""
+    """Up to this event, deliveries have been handed out. Empty if nobody has ever consumed: then the
+    backlog is what the agent has not acknowledged.
+    """
     backlog_count: _builtins.int
     """Deliveries that were not yet handed out, counted up to 10,000."""
     has_more_backlog: _builtins.bool

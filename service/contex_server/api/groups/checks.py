@@ -86,7 +86,9 @@ def settle(project: str, message: pb.Settle, limits: Limits) -> Said:
                 check.refuse("settle.delivery_ids", "must be empty with up_to_cursor")
         match outcome:
             case None:
-                check.refuse("settle.outcome", "one of ack, retry, park and skip is required")
+                check.refuse(
+                    "settle.outcome", "one of ack, retry, park, skip and give_back is required"
+                )
             case "retry":
                 verb = Verb.RETRY
                 if message.retry.HasField("delay"):
@@ -95,6 +97,8 @@ def settle(project: str, message: pb.Settle, limits: Limits) -> Said:
                     more = _always(str(delay))
                 else:
                     more = retry_delay
+            case "give_back":
+                verb = Verb.GIVE_BACK
             case "park":
                 verb, reason = Verb.PARK, message.park.reason
                 field = "settle.park.reason"

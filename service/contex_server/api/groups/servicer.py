@@ -53,12 +53,20 @@ class GroupServicer(Servicer):
         self, request: pb.GetConsumerGroupRequest, call: Call
     ) -> pb.GetConsumerGroupResponse:
         agent_id = fields.agent_id(request.agent_id)
-        await self._rooms.agents.registry.get(call.project, agent_id)
+        registry = self._rooms.agents.registry
+        registered = await registry.get(call.project, agent_id)
         store = self._rooms.groups.store
         state = await store.state(call.project, agent_id, _BACKLOG)
         if state is None:
+            # The first consumer begins at the durable cursor.
+            progress = await registry.progress_of(call.project, registered)
             parked = await self._rooms.groups.all_parked(call.project, agent_id)
-            return pb.GetConsumerGroupResponse(parked_count=len(parked))
+            return pb.GetConsumerGroupResponse(
+                backlog_count=progress.unacknowledged,
+                has_more_backlog=progress.more,
+                lag_ms=progress.lag_ms,
+                parked_count=len(parked),
+            )
         blockers = await store.blockers(call.project, agent_id, _BLOCKED_KEYS)
         return messages.group_message(state, blockers, _BACKLOG)
 
