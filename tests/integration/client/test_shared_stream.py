@@ -211,6 +211,19 @@ async def test_closing_answers_everybody(calls: Calls, api: Api) -> None:
         await client.publish(P, "k", 1)
 
 
+async def test_closing_answers_what_goes_by_a_call_of_its_own(server: Server) -> None:
+    async with AsyncClient(f"127.0.0.1:{server.port}") as client:
+        await client.publish(P, "k", 0)
+        large = "x" * (shared_stream.MAX_BYTES + 1)
+        tasks = [asyncio.create_task(client.publish(P, f"k{n}", large)) for n in range(30)]
+        tasks.append(asyncio.create_task(client.publish(P, "k", 1, request_id="")))
+        await asyncio.wait(tasks, timeout=0.005)
+        await client.close()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    told = {str(result) for result in results if not isinstance(result, Receipt)}
+    assert told == {"the client was closed before the call was answered"}
+
+
 async def test_each_gets_the_durability_that_it_asks_for(calls: Calls) -> None:
     client = await calls.streaming()
     levels = [None, Durability.MEMORY, Durability.FSYNC] * 10
@@ -296,17 +309,17 @@ async def test_threads_share_a_stream(server: Server, api: Api) -> None:
 async def test_closing_answers_every_thread(server: Server, api: Api) -> None:
     ends: list[str] = []
 
-    def run() -> None:
+    def run(payload: str) -> None:
         client = Client(f"127.0.0.1:{server.port}")
         started = threading.Semaphore(0)
 
         def publish(name: str) -> None:
             try:
                 for n in range(10_000):
-                    client.publish(P, f"{name}.{n}", n)
+                    client.publish(P, f"{name}.{n}", payload)
                     started.release()
-            except RuntimeError as error:
-                ends.append(str(error))
+            except Exception as error:
+                ends.append(repr(error))
 
         threads = [threading.Thread(target=publish, args=(f"t{n}",)) for n in range(8)]
         for thread in threads:
@@ -317,6 +330,8 @@ async def test_closing_answers_every_thread(server: Server, api: Api) -> None:
         for thread in threads:
             thread.join(10)
 
-    await asyncio.to_thread(run)
-    assert len(ends) == 8
-    assert all("closed" in end for end in ends)
+    for payload in ("small", "x" * (shared_stream.MAX_BYTES + 1)):
+        ends.clear()
+        await asyncio.to_thread(run, payload)
+        assert len(ends) == 8
+        assert all(end.startswith("RuntimeError('the client ") for end in ends), ends

@@ -23,6 +23,7 @@ from .transport import (
     open_if_blocking,
     sleep,
     unary,
+    was_cut_off,
 )
 
 if TYPE_CHECKING:
@@ -92,9 +93,18 @@ class AsyncCalls(AsyncCloseable):
         *,
         timeout: float | None = None,
     ) -> Response:
+        return await self._unary(method, request, timeout or self._timeout)
+
+    async def _unary(
+        self, method: UnaryMethod[Request, Response], request: Request, timeout: float
+    ) -> Response:
         self._check_open()
-        route = self._connection.route
-        return await unary(method, request, timeout or self._timeout, self._metadata, route)
+        try:
+            return await unary(method, request, timeout, self._metadata, self._connection.route)
+        except BaseException as error:
+            if self._closed and was_cut_off(error):
+                raise RuntimeError("the client was closed before the call was answered") from error
+            raise
 
     async def _repeated(
         self,
@@ -108,8 +118,7 @@ class AsyncCalls(AsyncCloseable):
             retry.window_s = await self._request_window_s()
         while True:
             try:
-                timeout, route = retry.attempt_timeout(), self._connection.route
-                return await unary(method, request, timeout, self._metadata, route)
+                return await self._unary(method, request, retry.attempt_timeout())
             except ContexError as error:
                 delay = retry.delay_after(error)
             await sleep(delay)

@@ -349,3 +349,9 @@ async def unary(
         return await method(request, timeout=timeout, metadata=metadata)
     except grpc.RpcError as error:
         raise from_rpc_error(error, route) from error
+
+
+def was_cut_off(error: BaseException) -> bool:
+    """Whether a call failed as it does when its channel is closed."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and not (task and task.cancelling())

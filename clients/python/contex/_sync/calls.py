@@ -24,6 +24,7 @@ from .transport import (
     open_if_blocking,
     sleep,
     unary,
+    was_cut_off,
 )
 
 if TYPE_CHECKING:
@@ -93,9 +94,18 @@ class Calls(Closeable):
         *,
         timeout: float | None = None,
     ) -> Response:
+        return self._unary(method, request, timeout or self._timeout)
+
+    def _unary(
+        self, method: UnaryMethod[Request, Response], request: Request, timeout: float
+    ) -> Response:
         self._check_open()
-        route = self._connection.route
-        return unary(method, request, timeout or self._timeout, self._metadata, route)
+        try:
+            return unary(method, request, timeout, self._metadata, self._connection.route)
+        except BaseException as error:
+            if self._closed and was_cut_off(error):
+                raise RuntimeError("the client was closed before the call was answered") from error
+            raise
 
     def _repeated(
         self,
@@ -109,8 +119,7 @@ class Calls(Closeable):
             retry.window_s = self._request_window_s()
         while True:
             try:
-                timeout, route = retry.attempt_timeout(), self._connection.route
-                return unary(method, request, timeout, self._metadata, route)
+                return self._unary(method, request, retry.attempt_timeout())
             except ContexError as error:
                 delay = retry.delay_after(error)
             sleep(delay)

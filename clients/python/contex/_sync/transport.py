@@ -15,7 +15,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 import grpc
 
 from contex.channel import channel_options, check_target, proxy_of
-from contex.errors import from_rpc_error
+from contex.errors import ContexError, from_rpc_error
 
 Channel: TypeAlias = grpc.Channel
 Condition = threading.Condition
@@ -384,3 +384,9 @@ def unary(
         return method(request, timeout=timeout, metadata=metadata)
     except grpc.RpcError as error:
         raise from_rpc_error(error, route) from error
+
+
+def was_cut_off(error: BaseException) -> bool:
+    """Whether a call failed as it does when its channel is closed, or was closed before."""
+    cancelled = isinstance(error, ContexError) and error.code is grpc.StatusCode.CANCELLED
+    return cancelled or isinstance(error, ValueError)
