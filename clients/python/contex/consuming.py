@@ -36,6 +36,11 @@ _MAX_IDS = 1_000
 _TICKS = 4
 """Looks at each claim during a deadline; one that has less than all but one of them is extended."""
 
+_UNHEARD = (
+    "the connection broke before the answer to what was said of it, which may have been done, and "
+    "its deadline has passed since"
+)
+
 
 class Answered(Protocol):
     """Lets whoever waits for an answer go on."""
@@ -437,7 +442,7 @@ class Consuming:
             was_done = order.repeated and order.told_at < claim.until
             if name in lost and not was_done:
                 self._lose(claim)
-                saying.finish(_lost(claim))
+                saying.finish(_lost(claim, _UNHEARD if order.repeated else ""))
                 if saying.answered is None:
                     unheard.append(saying)
             else:

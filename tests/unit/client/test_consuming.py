@@ -87,7 +87,17 @@ def test_what_may_have_gone_to_others_meanwhile_is_lost(state: Consuming, clock:
     assert answer(state, said.settle.settle_id, lost_delivery_ids=["a"]) == [saying]
     assert isinstance(saying.error, ClaimLost)
     assert saying.error.delivery_id == "a"
+    assert "which may have been done" in saying.error.message
     assert state.lost_count == 1
+
+
+def test_what_was_said_in_vain_changed_nothing(state: Consuming) -> None:
+    give(state, "a")
+    saying = state.say(take(state), "ack")
+    (said,) = state.next_requests()
+    answer(state, said.settle.settle_id, lost_delivery_ids=["a"])
+    assert saying.error is not None
+    assert "done" not in saying.error.message
 
 
 def test_what_has_run_out_is_not_handed_out(state: Consuming, clock: Clock) -> None:

@@ -102,7 +102,7 @@ class ClaimedDelivery:
         """It is done.
 
         Raises:
-            ClaimLost: Somebody else may have it; nothing was changed.
+            ClaimLost: Somebody else may have it; nothing was changed, as a rule.
         """
         await self._stream._settle(self._claim, "ack")
 
@@ -114,7 +114,7 @@ class ClaimedDelivery:
                 attempt, at most 5 minutes. Later deliveries of the same data key wait.
 
         Raises:
-            ClaimLost: Somebody else may have it; nothing was changed.
+            ClaimLost: Somebody else may have it; nothing was changed, as a rule.
         """
         await self._stream._settle(self._claim, "retry", _seconds(delay, "delay"))
 
@@ -125,7 +125,7 @@ class ClaimedDelivery:
             reason: Why, up to 1,000 characters.
 
         Raises:
-            ClaimLost: Somebody else may have it; nothing was changed.
+            ClaimLost: Somebody else may have it; nothing was changed, as a rule.
             ResourceExhausted: Nothing more can be parked; it is still this consumer's.
         """
         wire.utf8(reason, "reason")
@@ -135,7 +135,7 @@ class ClaimedDelivery:
         """It need not be done.
 
         Raises:
-            ClaimLost: Somebody else may have it; nothing was changed.
+            ClaimLost: Somebody else may have it; nothing was changed, as a rule.
         """
         await self._stream._settle(self._claim, "skip")
 

@@ -103,7 +103,7 @@ class SyncClaimedDelivery:
         """It is done.
 
         Raises:
-            ClaimLost: Somebody else may have it; nothing was changed.
+            ClaimLost: Somebody else may have it; nothing was changed, as a rule.
         """
         self._stream._settle(self._claim, "ack")
 
@@ -115,7 +115,7 @@ class SyncClaimedDelivery:
                 attempt, at most 5 minutes. Later deliveries of the same data key wait.
 
         Raises:
-            ClaimLost: Somebody else may have it; nothing was changed.
+            ClaimLost: Somebody else may have it; nothing was changed, as a rule.
         """
         self._stream._settle(self._claim, "retry", _seconds(delay, "delay"))
 
@@ -126,7 +126,7 @@ class SyncClaimedDelivery:
             reason: Why, up to 1,000 characters.
 
         Raises:
-            ClaimLost: Somebody else may have it; nothing was changed.
+            ClaimLost: Somebody else may have it; nothing was changed, as a rule.
             ResourceExhausted: Nothing more can be parked; it is still this consumer's.
         """
         wire.utf8(reason, "reason")
@@ -136,7 +136,7 @@ class SyncClaimedDelivery:
         """It need not be done.
 
         Raises:
-            ClaimLost: Somebody else may have it; nothing was changed.
+            ClaimLost: Somebody else may have it; nothing was changed, as a rule.
         """
         self._stream._settle(self._claim, "skip")
 
