@@ -121,8 +121,8 @@ class RevisionConflict(FailedPrecondition):
 class ClaimLost(FailedPrecondition):
     """A delivery is no longer this consumer's: somebody else may have it.
 
-    Nothing was changed. Only if the connection broke before the answer came, and was away for longer
-    than the claim lasted, it may have been: the message says so.
+    Nothing was changed. Only if the connection broke before the answer came, and was away for
+    longer than the claim lasted, it may have been: the message says so.
     """
 
     @property

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 from contex import (
@@ -105,6 +106,29 @@ async def test_what_a_consumer_says(client: AsyncClient) -> None:
     (parked,) = [each async for each in client.parked(P, "a")]
     assert (parked.matched.event.data_key, parked.reason) == ("park", "no such customer")
     assert (parked.cause, parked.consumer, parked.attempts) == (ParkCause.CONSUMER, "w", 1)
+
+
+async def test_what_can_not_be_said_leaves_the_stream_as_it_is(client: AsyncClient) -> None:
+    await queue(client, "a")
+    async with client.consume(P, "a") as deliveries:
+        delivery = await anext(deliveries)
+        wrong = (
+            (delivery.nack, -1),
+            (delivery.nack, timedelta(days=7, seconds=1)),
+            (delivery.extend, 0),
+            (delivery.extend, 0.9),
+            (delivery.extend, 3_601),
+            (delivery.park, "x" * 1_001),
+        )
+        for say, argument in wrong:
+            with pytest.raises(ValueError, match=r"must be|at most"):
+                await say(argument)  # type: ignore[operator]
+        with pytest.raises(TypeError, match="reason: expected str, not ValueError"):
+            await delivery.park(ValueError("x"))  # type: ignore[arg-type]
+        await delivery.extend(1)
+        await delivery.extend(3_600)
+        await delivery.park("x" * 1_000)
+    assert (await client.consumer_group(P, "a")).parked_count == 1
 
 
 async def test_parked_deliveries_are_redriven_and_dropped(client: AsyncClient) -> None:

@@ -37,6 +37,10 @@ _LEAVING_S = 5.0
 """How long leaving waits for answers."""
 _GONE_S = 0.5
 """The same where there is no server, and nothing to be said."""
+# What the server takes; it ends the stream of whoever says anything else.
+_MAX_DELAY_S = 7 * 24 * 3_600
+_MAX_CLAIM_S = 3_600
+_MAX_REASON = 1_000
 _GIVE_WAY_S = 0.01
 """How often work in the background gets its turn at the least."""
 
@@ -116,7 +120,7 @@ class ClaimedDelivery:
         Raises:
             ClaimLost: Somebody else may have it; nothing was changed, as a rule.
         """
-        await self._stream._settle(self._claim, "retry", _seconds(delay, "delay"))
+        await self._stream._settle(self._claim, "retry", _seconds(delay, "delay", 0, _MAX_DELAY_S))
 
     async def park(self, reason: str = "") -> None:
         """It is put aside for a person to look at; see `parked`. Later ones of its key go on.
@@ -128,7 +132,11 @@ class ClaimedDelivery:
             ClaimLost: Somebody else may have it; nothing was changed, as a rule.
             ResourceExhausted: Nothing more can be parked; it is still this consumer's.
         """
+        if not isinstance(reason, str):
+            raise TypeError(f"reason: expected str, not {type(reason).__name__}")
         wire.utf8(reason, "reason")
+        if len(reason) > _MAX_REASON:
+            raise ValueError(f"reason: at most {_MAX_REASON:,} characters, not {len(reason):,}")
         await self._stream._settle(self._claim, "park", reason)
 
     async def skip(self) -> None:
@@ -140,7 +148,7 @@ class ClaimedDelivery:
         await self._stream._settle(self._claim, "skip")
 
     async def extend(self, seconds: float | timedelta | None = None) -> None:
-        """It is to stay this consumer's for so long from now on, up to an hour.
+        """It is to stay this consumer's for so long from now on, a second to an hour.
 
         Claims are extended by themselves up to `max_extension`; this goes on from there.
 
@@ -150,7 +158,9 @@ class ClaimedDelivery:
         Raises:
             ClaimLost: Somebody else may have it.
         """
-        await self._stream._settle(self._claim, "extend", _seconds(seconds, "seconds"))
+        await self._stream._settle(
+            self._claim, "extend", _seconds(seconds, "seconds", 1, _MAX_CLAIM_S)
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -461,12 +471,12 @@ class DeliveryStream(AsyncCloseable):
             self._outgoing.notify_all()
 
 
-def _seconds(length: float | timedelta | None, name: str) -> float | None:
+def _seconds(length: float | timedelta | None, name: str, least: int, most: int) -> float | None:
     if length is None:
         return None
     seconds = wire.duration(length, name).ToTimedelta().total_seconds()
-    if seconds < 0:
-        raise ValueError(f"{name}: must not be negative")
+    if not least <= seconds <= most:
+        raise ValueError(f"{name}: must be {least} to {most} seconds, not {seconds:g}")
     return seconds
 
 

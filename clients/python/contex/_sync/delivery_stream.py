@@ -38,6 +38,10 @@ _LEAVING_S = 5.0
 """How long leaving waits for answers."""
 _GONE_S = 0.5
 """The same where there is no server, and nothing to be said."""
+# What the server takes; it ends the stream of whoever says anything else.
+_MAX_DELAY_S = 7 * 24 * 3_600
+_MAX_CLAIM_S = 3_600
+_MAX_REASON = 1_000
 _GIVE_WAY_S = 0.01
 """How often work in the background gets its turn at the least."""
 
@@ -117,7 +121,7 @@ class SyncClaimedDelivery:
         Raises:
             ClaimLost: Somebody else may have it; nothing was changed, as a rule.
         """
-        self._stream._settle(self._claim, "retry", _seconds(delay, "delay"))
+        self._stream._settle(self._claim, "retry", _seconds(delay, "delay", 0, _MAX_DELAY_S))
 
     def park(self, reason: str = "") -> None:
         """It is put aside for a person to look at; see `parked`. Later ones of its key go on.
@@ -129,7 +133,11 @@ class SyncClaimedDelivery:
             ClaimLost: Somebody else may have it; nothing was changed, as a rule.
             ResourceExhausted: Nothing more can be parked; it is still this consumer's.
         """
+        if not isinstance(reason, str):
+            raise TypeError(f"reason: expected str, not {type(reason).__name__}")
         wire.utf8(reason, "reason")
+        if len(reason) > _MAX_REASON:
+            raise ValueError(f"reason: at most {_MAX_REASON:,} characters, not {len(reason):,}")
         self._stream._settle(self._claim, "park", reason)
 
     def skip(self) -> None:
@@ -141,7 +149,7 @@ class SyncClaimedDelivery:
         self._stream._settle(self._claim, "skip")
 
     def extend(self, seconds: float | timedelta | None = None) -> None:
-        """It is to stay this consumer's for so long from now on, up to an hour.
+        """It is to stay this consumer's for so long from now on, a second to an hour.
 
         Claims are extended by themselves up to `max_extension`; this goes on from there.
 
@@ -151,7 +159,7 @@ class SyncClaimedDelivery:
         Raises:
             ClaimLost: Somebody else may have it.
         """
-        self._stream._settle(self._claim, "extend", _seconds(seconds, "seconds"))
+        self._stream._settle(self._claim, "extend", _seconds(seconds, "seconds", 1, _MAX_CLAIM_S))
 
     def __enter__(self) -> Self:
         return self
@@ -460,12 +468,12 @@ class SyncDeliveryStream(Closeable):
             self._outgoing.notify_all()
 
 
-def _seconds(length: float | timedelta | None, name: str) -> float | None:
+def _seconds(length: float | timedelta | None, name: str, least: int, most: int) -> float | None:
     if length is None:
         return None
     seconds = wire.duration(length, name).ToTimedelta().total_seconds()
-    if seconds < 0:
-        raise ValueError(f"{name}: must not be negative")
+    if not least <= seconds <= most:
+        raise ValueError(f"{name}: must be {least} to {most} seconds, not {seconds:g}")
     return seconds
 
 
