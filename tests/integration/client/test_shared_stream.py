@@ -240,7 +240,8 @@ async def test_what_can_not_be_repeated_or_is_large_goes_alone(calls: Calls) -> 
     client = await calls.streaming()
     await client.publish(P, "k", 1, request_id="")
     await client.publish(P, "k", b"x" * 100_000, request_id="large")
-    assert calls.alone == ["", "large"]
+    await client.publish(P, "k", 1, durability=Durability.REPLICATED, request_id="replicated")
+    assert calls.alone == ["", "large", "replicated"]
     assert (await client.publish(P, "k", 1, request_id="large")).duplicate
 
 

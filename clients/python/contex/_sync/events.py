@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from contex.backoff import Retry
 from contex.errors import ContexError
-from contex.lazy import event_service_pb2, event_service_pb2_grpc, publish_window, wire
+from contex.lazy import event_pb2, event_service_pb2, event_service_pb2_grpc, publish_window, wire
 from contex.lazy import events as values
 from contex.resume import ResumableStream
 
@@ -397,10 +397,13 @@ class _Streams:
     ) -> SharedStream | None:
         """The stream for a publish; None if it goes by a call of its own.
 
-        So does the first one after a pause: a program that makes one publish needs no stream.
+        So does the first one after a pause: a program that makes one publish needs no stream. And
+        one that waits for a replica, perhaps for seconds: others would wait behind it.
         """
         before, self._last = self._last, time.monotonic()
         if not request.request_id or request.ByteSize() > MAX_BYTES:
+            return None
+        if request.durability == event_pb2.DURABILITY_REPLICATED:
             return None
         stream = self._open.get(request.durability)
         if stream is None or stream.ended:
