@@ -80,6 +80,9 @@ class Stream:
         ]
         self.book.let_go(self.begun, before, f"{name} begins")
         world.latest[name] = self
+        self.others = [each for each in world.streams if each.name == name]
+        """Those of its name that began before: servers may see another order."""
+        world.streams.append(self)
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -110,7 +113,8 @@ class Stream:
                     + self.deadline_s,
                 )
                 self.book.received(now, claim)
-                if self.ending or self.world.latest[self.name] is not self:
+                rivals = any(not each.task.done() for each in self.others)
+                if self.ending or rivals or self.world.latest[self.name] is not self:
                     claim.free = True
                 if not self.ending:
                     self.held[claim.name] = None
@@ -217,6 +221,7 @@ class World:
     after: tuple[int, int] = (0, 0)
     over: bool = False
     latest: dict[str, Stream] = field(default_factory=dict)
+    streams: list[Stream] = field(default_factory=list)
     cursors: list[tuple[float, tuple[int, int]]] = field(default_factory=list)
     seeking: bool = False
     passed: set[Delivery] = field(default_factory=set)
