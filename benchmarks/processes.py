@@ -181,14 +181,7 @@ async def _process(
             port = await serving
         yield process, port, log
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(_STOP_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await ended(process)
         await reader
 
 
@@ -203,3 +196,17 @@ async def _follow(
             serving.set_result(int(json.loads(line)["port"]))
     if not serving.done():
         serving.set_exception(ProcessFailed("\n".join(log)))
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """Ends a process that was started here, gently at first."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(_STOP_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

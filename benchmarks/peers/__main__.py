@@ -23,7 +23,7 @@ from benchmarks.messages import request
 from benchmarks.peers import servers
 from benchmarks.peers.load import KEYS, PAYLOAD_BYTES, Load, as_argument, event, parsed
 from benchmarks.peers.servers import Client, NotInstalled, Peer, Running
-from benchmarks.processes import ContexServer, contex_server
+from benchmarks.processes import ContexServer, contex_server, ended
 from benchmarks.store import pack_append, raw_store
 
 CONTEX = "Contex"
@@ -73,7 +73,7 @@ async def measure(peer: Client, running: Running, load: Load) -> Rate:
     except TimeoutError:
         raise RuntimeError(f"{peer.name}, {load.name}: not done in {_CLIENT_S:g} s") from None
     finally:
-        await servers.ended(process)
+        await ended(process)
     if code:
         raise RuntimeError(f"{peer.name}, {load.name}: the client failed")
     timed = parsed(line.decode())

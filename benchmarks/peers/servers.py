@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,14 +15,13 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, ended
 
 UMADB = "0.7.8"
 NATS_SERVER = "v2.12.1"
 NATS_PY = "2.16.0"
 _INSTALL_S = 600.0
 _START_S = 30.0
-_STOP_S = 10.0
 _NATS_CONFIG = """
 listen: "127.0.0.1:{port}"
 jetstream {{ store_dir: "{directory}", sync_interval: always }}
@@ -190,17 +188,3 @@ async def _reachable(process: asyncio.subprocess.Process, port: int, log: Path) 
             writer.close()
             return
         await asyncio.sleep(0.05)
-
-
-async def ended(process: asyncio.subprocess.Process) -> None:
-    """Ends a process that was started here, gently at first."""
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)
-    try:
-        async with asyncio.timeout(_STOP_S):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()

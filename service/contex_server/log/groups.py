@@ -300,6 +300,9 @@ class GroupStore(Protocol):
     ) -> list[Parked]:
         """Deliveries that were put aside, in that order."""
 
+    async def count_parked(self, project: str, agent_id: str) -> int:
+        """How many deliveries are parked."""
+
     async def carried(self, project: str, agent_id: str) -> list[Parked]:
         """What an export carries: all that is parked, or was and is on its way again."""
 

@@ -60,12 +60,12 @@ class GroupServicer(Servicer):
         if state is None:
             # The first consumer begins at the durable cursor.
             progress = await registry.progress_of(call.project, registered)
-            parked = await self._rooms.groups.all_parked(call.project, agent_id)
+            parked_count = await store.count_parked(call.project, agent_id)
             return pb.GetConsumerGroupResponse(
                 backlog_count=progress.unacknowledged,
                 has_more_backlog=progress.more,
                 lag_ms=progress.lag_ms,
-                parked_count=len(parked),
+                parked_count=parked_count,
             )
         blockers = await store.blockers(call.project, agent_id, _BLOCKED_KEYS)
         return messages.group_message(state, blockers, _BACKLOG)

@@ -212,6 +212,9 @@ class RedisGroups(Facet, GroupStore):
         rows = await self._client.read(project, f"parked:{agent_id}", Range(after), count)
         return [_parked(row) async for row in sliced(rows or ())]
 
+    async def count_parked(self, project: str, agent_id: str) -> int:
+        return int(await self._client.command(project, "XLEN", f"parked:{agent_id}"))
+
     async def carried(self, project: str, agent_id: str) -> list[Parked]:
         again, parked = await self._client.commands(
             project, *(("XRANGE", f"{kind}:{agent_id}", "-", "+") for kind in ("again", "parked"))
