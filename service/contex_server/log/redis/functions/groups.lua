@@ -353,7 +353,7 @@ end
 
 -- Hands deliveries out.
 --
--- KEYS  group, journals (noted in if there are records)
+-- KEYS  group
 -- ARGV  agent, epoch, the most that may be outstanding, retention of the journal in ms, entries kept, "1" if
 --       it is noted what is sent, the attempts after which one is parked, then for each consumer: name, stream
 --       id, how many at most, for how many ms
