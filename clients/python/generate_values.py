@@ -56,6 +56,7 @@ VALUES = {
         HeldBackReason(Enum) OTHER
         HeldBack
         AgentStream closed_time?
+        WithheldDatum
         AgentContext=GetAgentContextResponse last_sent_time?=
         DeliveryKind(Enum) OTHER
         Delivery stream_id= change?
@@ -108,7 +109,8 @@ VALUES = {
         Retention store_seconds=
         RetentionInfo=GetRetentionResponse own:retention effective has_archive
         Deletion
-        ProjectInfo=GetProjectResponse stats? deletion?
+        Encryption
+        ProjectInfo=GetProjectResponse stats? deletion? encryption?=
         DeletedProject=DeleteProjectResponse
         RemovedEvents=RemoveEventsResponse
         ErasedData=EraseDataResponse

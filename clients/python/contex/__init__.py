@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ._values.agents import SeekResult as SeekResult
     from ._values.agents import StaleReason as StaleReason
     from ._values.agents import WaitUntil as WaitUntil
+    from ._values.agents import WithheldDatum as WithheldDatum
     from ._values.audit import AuditAction as AuditAction
     from ._values.audit import AuditFormat as AuditFormat
     from ._values.audit import AuditPiece as AuditPiece
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from ._values.projects import ActivitySeries as ActivitySeries
     from ._values.projects import DeletedProject as DeletedProject
     from ._values.projects import Deletion as Deletion
+    from ._values.projects import Encryption as Encryption
     from ._values.projects import ErasedData as ErasedData
     from ._values.projects import Finding as Finding
     from ._values.projects import FindingKind as FindingKind
@@ -174,15 +176,16 @@ _NAMES = {
     "_values.agents": """Agent AgentContext AgentProgress AgentStream Blocked BlockedKey
         Consumer ConsumerGroup DecidingState DeliveredNeed Delivery DeliveryKind HeldBack
         HeldBackReason KnownDatum MinDelta Missed Need NeedsChanged ParkCause ParkedDelivery
-        Registration RegistrationOutcome Resync SeekResult StaleReason WaitUntil""",
+        Registration RegistrationOutcome Resync SeekResult StaleReason WaitUntil
+        WithheldDatum""",
     "_values.match": """BacktestProgress BacktestSummary Contribution Explanation Feedback
         MatchAnswer MatchingStatus NeedSummary PassageScore TermHit""",
     "_values.state": """Blame BlamedPart Change ChangeKind Datum Patch PatchOmitted Revision
         State StateDiff""",
     "_values.audit": """AuditAction AuditFormat AuditPiece AuditRecord""",
     "_values.projects": """Activity ActivityDimension ActivitySeries DeletedProject Deletion
-        ErasedData Finding FindingKind ProjectInfo ProjectSummary RemovedEvents Retention
-        RetentionInfo Stats VerifyStep VerifySummary""",
+        Encryption ErasedData Finding FindingKind ProjectInfo ProjectSummary RemovedEvents
+        Retention RetentionInfo Stats VerifyStep VerifySummary""",
     "_values.transfer": """ExportFormat ExportPart ExportPiece ExportSummary ImportMode
         ImportProgress ImportReport Redaction RedactionAction""",
     "_values.server": """Feature ServerInfo ServerLimits""",

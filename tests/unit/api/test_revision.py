@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (4, "ffb1406df1750760af8de9aa5cb3bb8bf4d842cc7642bad2f9cbf782a67b003d")
+RECORDED = (5, "4109ec20add0d918a175022b2a625ade740160e72b04239bffb866e878c6b1a1")
 """A revision, and the digest of what the protos declare with it."""
 
 

@@ -62,6 +62,7 @@ __all__ = [
     "SeekResult",
     "StaleReason",
     "WaitUntil",
+    "WithheldDatum",
     "agent",
     "agent_context",
     "agent_progress",
@@ -81,6 +82,7 @@ __all__ = [
     "registration",
     "resync",
     "seek_result",
+    "withheld_datum",
 ]
 
 
@@ -259,6 +261,12 @@ class Agent:
             which counts every 5 seconds or oftener (UTC). None: not since it was imported, or since
             a version that does not note it. Only in answers about the present.
         progress: How far the agent is with what it gets. Set by `get_agent` and `list_agents`.
+        identity: Whose agent it is: the identity that registered it, whose rights it has. Empty: of
+            nobody, as it was registered while access was off; it gets what those may see who listen
+            for it.
+        readable_data_keys: Globs over the data keys that its identity may read; only these are
+            matched. Empty: all of them, unless sees_nothing.
+        sees_nothing: Whether its identity may read nothing of the project.
     """
 
     agent_id: str
@@ -274,6 +282,9 @@ class Agent:
     ttl: timedelta | None = None
     last_contact_time: datetime | None = None
     progress: AgentProgress | None = None
+    identity: str = ""
+    readable_data_keys: tuple[str, ...] = ()
+    sees_nothing: bool = False
 
 
 def agent(message: agent_service_pb2.Agent) -> Agent:
@@ -294,6 +305,9 @@ def agent(message: agent_service_pb2.Agent) -> Agent:
         if message.HasField("last_contact_time")
         else None,
         progress=agent_progress(message.progress) if message.HasField("progress") else None,
+        identity=message.identity,
+        readable_data_keys=tuple(message.readable_data_keys),
+        sees_nothing=message.sees_nothing,
     )
 
 
@@ -602,6 +616,33 @@ def agent_stream(message: agent_service_pb2.AgentStream) -> AgentStream:
 
 
 @dataclass(frozen=True, slots=True)
+class WithheldDatum:
+    """A datum that an agent may no longer read.
+
+    Attributes:
+        data_key: Its key.
+        revision: The last revision that the agent was sent.
+        since_sequence: The registration since which it is withheld.
+        since_time: When that was (UTC).
+    """
+
+    data_key: str
+    revision: int
+    since_sequence: str
+    since_time: datetime
+
+
+def withheld_datum(message: agent_service_pb2.WithheldDatum) -> WithheldDatum:
+    """The `WithheldDatum` of a message."""
+    return WithheldDatum(
+        data_key=message.data_key,
+        revision=message.revision,
+        since_sequence=message.since_sequence,
+        since_time=message.since_time.ToDatetime(tzinfo=UTC),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AgentContext:
     """What an agent knew at a moment.
 
@@ -620,6 +661,8 @@ class AgentContext:
         pending_omitted_count: Number of data that are missing in `pending`, as it holds at most
             1,000, and about 1 MiB: those with the lowest scores.
         held_back_omitted_count: Number of data that are missing in `held_back`, likewise.
+        withheld: The data that the agent had been sent and was told are withheld since, by key; at
+            most 1,000.
     """
 
     as_of: Moment
@@ -633,6 +676,7 @@ class AgentContext:
     known_omitted_count: int = 0
     pending_omitted_count: int = 0
     held_back_omitted_count: int = 0
+    withheld: tuple[WithheldDatum, ...] = ()
 
 
 def agent_context(message: agent_service_pb2.GetAgentContextResponse) -> AgentContext:
@@ -651,6 +695,7 @@ def agent_context(message: agent_service_pb2.GetAgentContextResponse) -> AgentCo
         known_omitted_count=message.known_omitted_count,
         pending_omitted_count=message.pending_omitted_count,
         held_back_omitted_count=message.held_back_omitted_count,
+        withheld=tuple(map(withheld_datum, message.withheld)),
     )
 
 

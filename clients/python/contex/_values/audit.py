@@ -94,10 +94,9 @@ class AuditRecord:
         record_id: Identifies the record in its project.
         time: When it happened, by the store's clock (UTC).
         action: What was done.
-        actor: Who did it, by the name that the client gave. Empty if it gave none; "contex" for the
-            service.
-        actor_verified: Whether the name was verified: true for the service itself, false for
-            clients as long as there is no authentication.
+        actor: Who did it: the identity that the caller proved; where access is off, the name that
+            it gave. Empty if it gave none; "contex" for the service.
+        actor_verified: Whether it was proved: true for the service itself.
         peer: Where it came from: the client's address as gRPC reports it, such as
             "ipv4:10.0.0.7:51834". Empty in records of deliveries; see the SUBSCRIBED record of the
             same stream_id.
@@ -115,6 +114,7 @@ class AuditRecord:
             included.
         stream_id: With SUBSCRIBED, UNSUBSCRIBED and DELIVERED: the stream.
         detail: Further details in plain words, such as "Replay" or "resend".
+        claimed_actor: The name that the client gave, if it proved another one.
     """
 
     record_id: str
@@ -133,6 +133,7 @@ class AuditRecord:
     count: int = 0
     stream_id: str = ""
     detail: str = ""
+    claimed_actor: str = ""
 
 
 def audit_record(message: audit_service_pb2.AuditRecord) -> AuditRecord:
@@ -154,6 +155,7 @@ def audit_record(message: audit_service_pb2.AuditRecord) -> AuditRecord:
         count=message.count,
         stream_id=message.stream_id,
         detail=message.detail,
+        claimed_actor=message.claimed_actor,
     )
 
 

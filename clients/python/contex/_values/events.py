@@ -146,7 +146,8 @@ class Event(EventMethods):
         content_type: Media type of the payload. Empty means "application/json".
         description: The publisher's description of the datum, in plain words: given with this
             event, or with an earlier one and kept. Used for matching.
-        publisher: The publisher's name, as given by the publisher. Not verified yet.
+        publisher: Who published it: the identity that the caller proved. Where access is off, the
+            name that it gave.
         metadata: Free-form annotations by the publisher. Not used for matching. "subject" names the
             person whose data the event holds (1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -);
             payload and description are then encrypted at rest and can be erased.
@@ -163,6 +164,8 @@ class Event(EventMethods):
             `valid_for` after the append, by the store's clock (UTC). Within about a second of this
             time the service writes "data_expired", unless a later event of the data key comes
             first; until then the datum is part of the state.
+        claimed_publisher: The name that the publisher gave itself, if it proved another one. Not
+            verified: filters don't look at it.
     """
 
     sequence: str
@@ -178,6 +181,7 @@ class Event(EventMethods):
     opaque: bool = False
     erased: Erasure | None = None
     valid_until: datetime | None = None
+    claimed_publisher: str = ""
 
 
 def event(message: event_pb2.Event) -> Event:
@@ -198,6 +202,7 @@ def event(message: event_pb2.Event) -> Event:
         valid_until=message.valid_until.ToDatetime(tzinfo=UTC)
         if message.HasField("valid_until")
         else None,
+        claimed_publisher=message.claimed_publisher,
     )
 
 
@@ -284,6 +289,14 @@ class MatchKind(enum.Enum):
     Comes to every agent that was ever sent one of them, whatever it holds now. The event is that
     which tells of the erasure, with the datum's key and the last erased revision; `matches` is
     empty.
+    """
+    WITHHELD = "withheld"
+    """The agent may no longer read a datum that it holds: its rights have changed.
+
+    It is not kept up to date about it from here on. The event is the registration that says so,
+    with the datum's key and the last revision that the agent was sent; there is no content, and
+    `matches` is empty. Drop what you keep of it. When the right is given back, what meets the needs
+    then comes as MATCHED.
     """
     OTHER = "other"
     """One that a newer server has added.
@@ -533,4 +546,5 @@ _MATCH_KINDS = {
     4: MatchKind.DELETED,
     5: MatchKind.EXPIRED,
     6: MatchKind.ERASED,
+    7: MatchKind.WITHHELD,
 }

@@ -20,6 +20,7 @@ __all__ = [
     "ActivitySeries",
     "DeletedProject",
     "Deletion",
+    "Encryption",
     "ErasedData",
     "Finding",
     "FindingKind",
@@ -35,6 +36,7 @@ __all__ = [
     "activity_series",
     "deleted_project",
     "deletion",
+    "encryption",
     "erased_data",
     "finding",
     "project_info",
@@ -351,6 +353,32 @@ def deletion(message: project_service_pb2.Deletion) -> Deletion:
 
 
 @dataclass(frozen=True, slots=True)
+class Encryption:
+    """How a project's payloads are encrypted at rest.
+
+    Attributes:
+        enabled: Whether events are encrypted that name no subject. Those that do always are.
+        master_key_id: The master key that wraps the project's keys from now on. Empty: the server
+            has none.
+        keys_to_rewrap: Number of keys that an earlier master key still wraps. They are wrapped anew
+            in the background; at 0 that key is not needed any more.
+    """
+
+    enabled: bool
+    master_key_id: str
+    keys_to_rewrap: int
+
+
+def encryption(message: project_service_pb2.Encryption) -> Encryption:
+    """The `Encryption` of a message."""
+    return Encryption(
+        enabled=message.enabled,
+        master_key_id=message.master_key_id,
+        keys_to_rewrap=message.keys_to_rewrap,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectInfo:
     """What there is of a project.
 
@@ -363,6 +391,7 @@ class ProjectInfo:
         model: The rule that its matches are scored by and its model. Empty until the first text is
             matched.
         deletion: Its last deletion. None if there was none.
+        encryption: Whether and how its payloads are encrypted at rest.
     """
 
     project: str
@@ -371,6 +400,7 @@ class ProjectInfo:
     retention: RetentionInfo
     model: str
     deletion: Deletion | None
+    encryption: Encryption | None = None
 
 
 def project_info(message: project_service_pb2.GetProjectResponse) -> ProjectInfo:
@@ -382,6 +412,7 @@ def project_info(message: project_service_pb2.GetProjectResponse) -> ProjectInfo
         retention=retention_info(message.retention),
         model=message.model,
         deletion=deletion(message.deletion) if message.HasField("deletion") else None,
+        encryption=encryption(message.encryption) if message.HasField("encryption") else None,
     )
 
 

@@ -34,6 +34,8 @@ class Feature(enum.Enum):
     """Events may name a subject, whose data are encrypted and can be erased."""
     PARQUET = "parquet"
     """Exports as Parquet."""
+    ACCESS = "access"
+    """AccessService: callers have to prove who they are."""
     OTHER = "other"
     """One that a newer server has added.
 
@@ -218,4 +220,5 @@ _FEATURES = {
     4: Feature.ARCHIVE,
     5: Feature.SEALING,
     6: Feature.PARQUET,
+    7: Feature.ACCESS,
 }

@@ -336,6 +336,9 @@ class Agent(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     LAST_CONTACT_TIME_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    READABLE_DATA_KEYS_FIELD_NUMBER: _builtins.int
+    SEES_NOTHING_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Unique in the project: 1 to 128 characters of A-Z a-z 0-9 _ . : / @ + -, starting with a
     letter or digit.
@@ -352,6 +355,12 @@ class Agent(_message.Message):
     """Whether what the agent publishes itself, as the publisher that is named like it, is not
     delivered to it.
     """
+    identity: _builtins.str
+    """Whose agent it is: the identity that registered it, whose rights it has. Empty: of nobody, as it
+    was registered while access was off; it gets what those may see who listen for it.
+    """
+    sees_nothing: _builtins.bool
+    """Whether its identity may read nothing of the project."""
     @_builtins.property
     def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Need]:
         """What the agent needs, 1 to 32 of them."""
@@ -390,6 +399,12 @@ class Agent(_message.Message):
     def progress(self) -> Global___AgentProgress:
         """How far the agent is with what it gets. Set by GetAgent and ListAgents."""
 
+    @_builtins.property
+    def readable_data_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Globs over the data keys that its identity may read; only these are matched. Empty: all of them,
+        unless sees_nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -406,10 +421,13 @@ class Agent(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         last_contact_time: _timestamp_pb2.Timestamp | None = ...,
         progress: Global___AgentProgress | None = ...,
+        identity: _builtins.str = ...,
+        readable_data_keys: _abc.Iterable[_builtins.str] | None = ...,
+        sees_nothing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_contact_time", b"last_contact_time", "min_delta", b"min_delta", "progress", b"progress", "registered_time", b"registered_time", "ttl", b"ttl", "updated_time", b"updated_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "agent_id", b"agent_id", "exclude_own", b"exclude_own", "last_contact_time", b"last_contact_time", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "needs", b"needs", "progress", b"progress", "registered_time", b"registered_time", "threshold", b"threshold", "ttl", b"ttl", "updated_time", b"updated_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_sequence", b"acknowledged_sequence", "agent_id", b"agent_id", "exclude_own", b"exclude_own", "identity", b"identity", "last_contact_time", b"last_contact_time", "max_matches", b"max_matches", "min_delta", b"min_delta", "muted_kinds", b"muted_kinds", "needs", b"needs", "progress", b"progress", "readable_data_keys", b"readable_data_keys", "registered_time", b"registered_time", "sees_nothing", b"sees_nothing", "threshold", b"threshold", "ttl", b"ttl", "updated_time", b"updated_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1337,6 +1355,7 @@ class GetAgentContextResponse(_message.Message):
     KNOWN_OMITTED_COUNT_FIELD_NUMBER: _builtins.int
     PENDING_OMITTED_COUNT_FIELD_NUMBER: _builtins.int
     HELD_BACK_OMITTED_COUNT_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     last_sent_sequence: _builtins.str
     """The newest event that it had been sent. Empty if there was none."""
     known_omitted_count: _builtins.int
@@ -1379,6 +1398,10 @@ class GetAgentContextResponse(_message.Message):
     def last_sent_time(self) -> _timestamp_pb2.Timestamp:
         """When the agent was last sent anything. Unset: never."""
 
+    @_builtins.property
+    def withheld(self) -> _containers.RepeatedCompositeFieldContainer[Global___WithheldDatum]:
+        """The data that the agent had been sent and was told are withheld since, by key; at most 1,000."""
+
     def __init__(
         self,
         *,
@@ -1393,14 +1416,107 @@ class GetAgentContextResponse(_message.Message):
         known_omitted_count: _builtins.int = ...,
         pending_omitted_count: _builtins.int = ...,
         held_back_omitted_count: _builtins.int = ...,
+        withheld: _abc.Iterable[Global___WithheldDatum] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "as_of", b"as_of", "last_sent_time", b"last_sent_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "as_of", b"as_of", "held_back", b"held_back", "held_back_omitted_count", b"held_back_omitted_count", "known", b"known", "known_omitted_count", b"known_omitted_count", "last_sent_sequence", b"last_sent_sequence", "last_sent_time", b"last_sent_time", "pending", b"pending", "pending_omitted_count", b"pending_omitted_count", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "as_of", b"as_of", "held_back", b"held_back", "held_back_omitted_count", b"held_back_omitted_count", "known", b"known", "known_omitted_count", b"known_omitted_count", "last_sent_sequence", b"last_sent_sequence", "last_sent_time", b"last_sent_time", "pending", b"pending", "pending_omitted_count", b"pending_omitted_count", "streams", b"streams", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAgentContextResponse: _TypeAlias = GetAgentContextResponse  # noqa: Y015
+
+@_typing.final
+class WithheldDatum(_message.Message):
+    """A datum that an agent may no longer read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    SINCE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    data_key: _builtins.str
+    """Its key."""
+    revision: _builtins.int
+    """The last revision that the agent was sent."""
+    since_sequence: _builtins.str
+    """The registration since which it is withheld."""
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """When that was."""
+
+    def __init__(
+        self,
+        *,
+        data_key: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        since_sequence: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_key", b"data_key", "revision", b"revision", "since_sequence", b"since_sequence", "since_time", b"since_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithheldDatum: _TypeAlias = WithheldDatum  # noqa: Y015
+
+@_typing.final
+class AssignAgentsRequest(_message.Message):
+    """Request of AssignAgents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    AGENT_IDS_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    REASSIGN_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project."""
+    agent_ids: _builtins.str
+    """Glob over the agents' ids; "*" stands for any characters, "?" for one."""
+    identity: _builtins.str
+    """Whose they are from now on; their rights change accordingly."""
+    reassign: _builtins.bool
+    """Also those that are another identity's; otherwise only those that are nobody's."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        agent_ids: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        reassign: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_ids", b"agent_ids", "identity", b"identity", "project", b"project", "reassign", b"reassign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignAgentsRequest: _TypeAlias = AssignAgentsRequest  # noqa: Y015
+
+@_typing.final
+class AssignAgentsResponse(_message.Message):
+    """The agents are of another identity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSIGNED_COUNT_FIELD_NUMBER: _builtins.int
+    assigned_count: _builtins.int
+    """Number of agents that were changed."""
+    def __init__(
+        self,
+        *,
+        assigned_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_count", b"assigned_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignAgentsResponse: _TypeAlias = AssignAgentsResponse  # noqa: Y015
 
 @_typing.final
 class KnownDatum(_message.Message):

@@ -149,6 +149,11 @@ class AgentServiceStub:
                 request_serializer=contex_dot_v1_dot_agent__service__pb2.WaitForAgentRequest.SerializeToString,
                 response_deserializer=contex_dot_v1_dot_agent__service__pb2.WaitForAgentResponse.FromString,
                 _registered_method=True)
+        self.AssignAgents = channel.unary_unary(
+                '/contex.v1.AgentService/AssignAgents',
+                request_serializer=contex_dot_v1_dot_agent__service__pb2.AssignAgentsRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_agent__service__pb2.AssignAgentsResponse.FromString,
+                _registered_method=True)
         self.GetAgentContext = channel.unary_unary(
                 '/contex.v1.AgentService/GetAgentContext',
                 request_serializer=contex_dot_v1_dot_agent__service__pb2.GetAgentContextRequest.SerializeToString,
@@ -338,6 +343,14 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AssignAgents(self, request, context):
+        """Gives agents to an identity, whose rights they then have; for those that were registered while
+        access was off, or change hands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetAgentContext(self, request, context):
         """Returns what an agent knew at a moment and what it did not: its needs, the data it had
         been sent, which of that was stale and why, what it had acknowledged, what matched but had
@@ -427,6 +440,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.WaitForAgent,
                     request_deserializer=contex_dot_v1_dot_agent__service__pb2.WaitForAgentRequest.FromString,
                     response_serializer=contex_dot_v1_dot_agent__service__pb2.WaitForAgentResponse.SerializeToString,
+            ),
+            'AssignAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.AssignAgents,
+                    request_deserializer=contex_dot_v1_dot_agent__service__pb2.AssignAgentsRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_agent__service__pb2.AssignAgentsResponse.SerializeToString,
             ),
             'GetAgentContext': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAgentContext,
@@ -861,6 +879,33 @@ class AgentService:
             '/contex.v1.AgentService/WaitForAgent',
             contex_dot_v1_dot_agent__service__pb2.WaitForAgentRequest.SerializeToString,
             contex_dot_v1_dot_agent__service__pb2.WaitForAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AssignAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.AgentService/AssignAgents',
+            contex_dot_v1_dot_agent__service__pb2.AssignAgentsRequest.SerializeToString,
+            contex_dot_v1_dot_agent__service__pb2.AssignAgentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

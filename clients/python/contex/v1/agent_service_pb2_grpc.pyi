@@ -147,6 +147,10 @@ class AgentServiceStub:
     Ends with AGENT_NOT_FOUND if the agent is not, or no longer, registered, and with
     SHUTTING_DOWN if the server stops. Safe to retry.
     """
+    AssignAgents: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.AssignAgentsRequest, _agent_service_pb2.AssignAgentsResponse]
+    """Gives agents to an identity, whose rights they then have; for those that were registered while
+    access was off, or change hands.
+    """
     GetAgentContext: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentContextRequest, _agent_service_pb2.GetAgentContextResponse]
     """Returns what an agent knew at a moment and what it did not: its needs, the data it had
     been sent, which of that was stale and why, what it had acknowledged, what matched but had
@@ -273,6 +277,10 @@ class AgentServiceAsyncStub(AgentServiceStub):
     until it is decided what it gets up to there. Answers with passed = false when the time is up.
     Ends with AGENT_NOT_FOUND if the agent is not, or no longer, registered, and with
     SHUTTING_DOWN if the server stops. Safe to retry.
+    """
+    AssignAgents: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.AssignAgentsRequest, _agent_service_pb2.AssignAgentsResponse]  # type: ignore[assignment]
+    """Gives agents to an identity, whose rights they then have; for those that were registered while
+    access was off, or change hands.
     """
     GetAgentContext: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentContextRequest, _agent_service_pb2.GetAgentContextResponse]  # type: ignore[assignment]
     """Returns what an agent knew at a moment and what it did not: its needs, the data it had
@@ -481,6 +489,16 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         until it is decided what it gets up to there. Answers with passed = false when the time is up.
         Ends with AGENT_NOT_FOUND if the agent is not, or no longer, registered, and with
         SHUTTING_DOWN if the server stops. Safe to retry.
+        """
+
+    @_abc_1.abstractmethod
+    def AssignAgents(
+        self,
+        request: _agent_service_pb2.AssignAgentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.AssignAgentsResponse, _abc.Awaitable[_agent_service_pb2.AssignAgentsResponse]]:
+        """Gives agents to an identity, whose rights they then have; for those that were registered while
+        access was off, or change hands.
         """
 
     @_abc_1.abstractmethod

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from contex.v1 import access_pb2 as contex_dot_v1_dot_access__pb2
 from contex.v1 import event_pb2 as contex_dot_v1_dot_event__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/audit_service.proto\x12\tcontex.v1\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x02\n\x0b\x41uditRecord\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x16.contex.v1.AuditAction\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x16\n\x0e\x61\x63tor_verified\x18\x05 \x01(\x08\x12\x0c\n\x04peer\x18\x06 \x01(\t\x12\x0e\n\x06\x63lient\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x10\n\x08\x61gent_id\x18\t \x01(\t\x12\x10\n\x08\x64\x61ta_key\x18\n \x01(\t\x12\x10\n\x08sequence\x18\x0b \x01(\t\x12\x10\n\x08revision\x18\x0c \x01(\x04\x12\x12\n\nevent_type\x18\r \x01(\t\x12\r\n\x05\x63ount\x18\x0e \x01(\x04\x12\x11\n\tstream_id\x18\x0f \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x10 \x01(\t\"\x80\x01\n\x0b\x41uditFilter\x12\'\n\x07\x61\x63tions\x18\x01 \x03(\x0e\x32\x16.contex.v1.AuditAction\x12\x0e\n\x06\x61\x63tors\x18\x02 \x03(\t\x12\x11\n\tagent_ids\x18\x03 \x03(\t\x12\x11\n\tdata_keys\x18\x04 \x03(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\xdd\x01\n\x12ListRecordsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.AuditFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"W\n\x13ListRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.contex.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbf\x01\n\x14\x45xportRecordsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.AuditFilter\x12&\n\x06\x66ormat\x18\x05 \x01(\x0e\x32\x16.contex.v1.AuditFormat\";\n\x15\x45xportRecordsResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x14\n\x0crecord_count\x18\x02 \x01(\x04*\x9c\x03\n\x0b\x41uditAction\x12\x1c\n\x18\x41UDIT_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41UDIT_ACTION_PUBLISHED\x10\x01\x12\x18\n\x14\x41UDIT_ACTION_DELETED\x10\x02\x12\x1b\n\x17\x41UDIT_ACTION_REGISTERED\x10\x03\x12\x1d\n\x19\x41UDIT_ACTION_UNREGISTERED\x10\x04\x12\x1a\n\x16\x41UDIT_ACTION_DELIVERED\x10\x05\x12\x1d\n\x19\x41UDIT_ACTION_ACKNOWLEDGED\x10\x06\x12\x1b\n\x17\x41UDIT_ACTION_SUBSCRIBED\x10\x07\x12\x1d\n\x19\x41UDIT_ACTION_UNSUBSCRIBED\x10\x08\x12\x19\n\x15\x41UDIT_ACTION_EXPORTED\x10\t\x12\x17\n\x13\x41UDIT_ACTION_JUDGED\x10\n\x12\x1d\n\x19\x41UDIT_ACTION_ADMINISTERED\x10\x0b\x12\x19\n\x15\x41UDIT_ACTION_IMPORTED\x10\x0c\x12\x18\n\x14\x41UDIT_ACTION_REFUSED\x10\r*x\n\x0b\x41uditFormat\x12\x1c\n\x18\x41UDIT_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41UDIT_FORMAT_CSV\x10\x01\x12\x1b\n\x17\x41UDIT_FORMAT_JSON_LINES\x10\x02\x12\x18\n\x14\x41UDIT_FORMAT_PARQUET\x10\x03\x32\xb2\x01\n\x0c\x41uditService\x12L\n\x0bListRecords\x12\x1d.contex.v1.ListRecordsRequest\x1a\x1e.contex.v1.ListRecordsResponse\x12T\n\rExportRecords\x12\x1f.contex.v1.ExportRecordsRequest\x1a .contex.v1.ExportRecordsResponse0\x01\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/audit_service.proto\x12\tcontex.v1\x1a\x16\x63ontex/v1/access.proto\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf0\x02\n\x0b\x41uditRecord\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x16.contex.v1.AuditAction\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\x12\x16\n\x0e\x61\x63tor_verified\x18\x05 \x01(\x08\x12\x0c\n\x04peer\x18\x06 \x01(\t\x12\x0e\n\x06\x63lient\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x10\n\x08\x61gent_id\x18\t \x01(\t\x12\x10\n\x08\x64\x61ta_key\x18\n \x01(\t\x12\x10\n\x08sequence\x18\x0b \x01(\t\x12\x10\n\x08revision\x18\x0c \x01(\x04\x12\x12\n\nevent_type\x18\r \x01(\t\x12\r\n\x05\x63ount\x18\x0e \x01(\x04\x12\x11\n\tstream_id\x18\x0f \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x10 \x01(\t\x12\x15\n\rclaimed_actor\x18\x11 \x01(\t\"\x80\x01\n\x0b\x41uditFilter\x12\'\n\x07\x61\x63tions\x18\x01 \x03(\x0e\x32\x16.contex.v1.AuditAction\x12\x0e\n\x06\x61\x63tors\x18\x02 \x03(\t\x12\x11\n\tagent_ids\x18\x03 \x03(\t\x12\x11\n\tdata_keys\x18\x04 \x03(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\xdd\x01\n\x12ListRecordsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.AuditFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"W\n\x13ListRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.contex.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbf\x01\n\x14\x45xportRecordsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.AuditFilter\x12&\n\x06\x66ormat\x18\x05 \x01(\x0e\x32\x16.contex.v1.AuditFormat\";\n\x15\x45xportRecordsResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x14\n\x0crecord_count\x18\x02 \x01(\x04*\x9c\x03\n\x0b\x41uditAction\x12\x1c\n\x18\x41UDIT_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41UDIT_ACTION_PUBLISHED\x10\x01\x12\x18\n\x14\x41UDIT_ACTION_DELETED\x10\x02\x12\x1b\n\x17\x41UDIT_ACTION_REGISTERED\x10\x03\x12\x1d\n\x19\x41UDIT_ACTION_UNREGISTERED\x10\x04\x12\x1a\n\x16\x41UDIT_ACTION_DELIVERED\x10\x05\x12\x1d\n\x19\x41UDIT_ACTION_ACKNOWLEDGED\x10\x06\x12\x1b\n\x17\x41UDIT_ACTION_SUBSCRIBED\x10\x07\x12\x1d\n\x19\x41UDIT_ACTION_UNSUBSCRIBED\x10\x08\x12\x19\n\x15\x41UDIT_ACTION_EXPORTED\x10\t\x12\x17\n\x13\x41UDIT_ACTION_JUDGED\x10\n\x12\x1d\n\x19\x41UDIT_ACTION_ADMINISTERED\x10\x0b\x12\x19\n\x15\x41UDIT_ACTION_IMPORTED\x10\x0c\x12\x18\n\x14\x41UDIT_ACTION_REFUSED\x10\r*x\n\x0b\x41uditFormat\x12\x1c\n\x18\x41UDIT_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41UDIT_FORMAT_CSV\x10\x01\x12\x1b\n\x17\x41UDIT_FORMAT_JSON_LINES\x10\x02\x12\x18\n\x14\x41UDIT_FORMAT_PARQUET\x10\x03\x32\xd0\x01\n\x0c\x41uditService\x12[\n\x0bListRecords\x12\x1d.contex.v1.ListRecordsRequest\x1a\x1e.contex.v1.ListRecordsResponse\"\r\x8a\xb5\x18\t\n\x01\x07\x10\x01\x18\x02 \x01\x12\x63\n\rExportRecords\x12\x1f.contex.v1.ExportRecordsRequest\x1a .contex.v1.ExportRecordsResponse\"\r\x8a\xb5\x18\t\n\x01\x07\x10\x01\x18\x02 \x01\x30\x01\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,22 +35,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contex.v1.audit_service_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.contex.v1P\001Z\035contex.dev/contex/v1;contexv1\252\002\tContex.V1'
-  _globals['_AUDITACTION']._serialized_start=1148
-  _globals['_AUDITACTION']._serialized_end=1560
-  _globals['_AUDITFORMAT']._serialized_start=1562
-  _globals['_AUDITFORMAT']._serialized_end=1682
-  _globals['_AUDITRECORD']._serialized_start=101
-  _globals['_AUDITRECORD']._serialized_end=446
-  _globals['_AUDITFILTER']._serialized_start=449
-  _globals['_AUDITFILTER']._serialized_end=577
-  _globals['_LISTRECORDSREQUEST']._serialized_start=580
-  _globals['_LISTRECORDSREQUEST']._serialized_end=801
-  _globals['_LISTRECORDSRESPONSE']._serialized_start=803
-  _globals['_LISTRECORDSRESPONSE']._serialized_end=890
-  _globals['_EXPORTRECORDSREQUEST']._serialized_start=893
-  _globals['_EXPORTRECORDSREQUEST']._serialized_end=1084
-  _globals['_EXPORTRECORDSRESPONSE']._serialized_start=1086
-  _globals['_EXPORTRECORDSRESPONSE']._serialized_end=1145
-  _globals['_AUDITSERVICE']._serialized_start=1685
-  _globals['_AUDITSERVICE']._serialized_end=1863
+  _globals['_AUDITSERVICE'].methods_by_name['ListRecords']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['ListRecords']._serialized_options = b'\212\265\030\t\n\001\007\020\001\030\002 \001'
+  _globals['_AUDITSERVICE'].methods_by_name['ExportRecords']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['ExportRecords']._serialized_options = b'\212\265\030\t\n\001\007\020\001\030\002 \001'
+  _globals['_AUDITACTION']._serialized_start=1195
+  _globals['_AUDITACTION']._serialized_end=1607
+  _globals['_AUDITFORMAT']._serialized_start=1609
+  _globals['_AUDITFORMAT']._serialized_end=1729
+  _globals['_AUDITRECORD']._serialized_start=125
+  _globals['_AUDITRECORD']._serialized_end=493
+  _globals['_AUDITFILTER']._serialized_start=496
+  _globals['_AUDITFILTER']._serialized_end=624
+  _globals['_LISTRECORDSREQUEST']._serialized_start=627
+  _globals['_LISTRECORDSREQUEST']._serialized_end=848
+  _globals['_LISTRECORDSRESPONSE']._serialized_start=850
+  _globals['_LISTRECORDSRESPONSE']._serialized_end=937
+  _globals['_EXPORTRECORDSREQUEST']._serialized_start=940
+  _globals['_EXPORTRECORDSREQUEST']._serialized_end=1131
+  _globals['_EXPORTRECORDSRESPONSE']._serialized_start=1133
+  _globals['_EXPORTRECORDSRESPONSE']._serialized_end=1192
+  _globals['_AUDITSERVICE']._serialized_start=1732
+  _globals['_AUDITSERVICE']._serialized_end=1940
 # @@protoc_insertion_point(module_scope)

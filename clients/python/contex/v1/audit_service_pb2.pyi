@@ -161,18 +161,17 @@ class AuditRecord(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     STREAM_ID_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    CLAIMED_ACTOR_FIELD_NUMBER: _builtins.int
     record_id: _builtins.str
     """Identifies the record in its project."""
     action: Global___AuditAction.ValueType
     """What was done."""
     actor: _builtins.str
-    """Who did it, by the name that the client gave. Empty if it gave none; "contex" for the
-    service.
+    """Who did it: the identity that the caller proved; where access is off, the name that it gave. Empty
+    if it gave none; "contex" for the service.
     """
     actor_verified: _builtins.bool
-    """Whether the name was verified: true for the service itself, false for clients as long as
-    there is no authentication.
-    """
+    """Whether it was proved: true for the service itself."""
     peer: _builtins.str
     """Where it came from: the client's address as gRPC reports it, such as "ipv4:10.0.0.7:51834".
     Empty in records of deliveries; see the SUBSCRIBED record of the same stream_id.
@@ -202,6 +201,8 @@ class AuditRecord(_message.Message):
     """With SUBSCRIBED, UNSUBSCRIBED and DELIVERED: the stream."""
     detail: _builtins.str
     """Further details in plain words, such as "Replay" or "resend"."""
+    claimed_actor: _builtins.str
+    """The name that the client gave, if it proved another one."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened, by the store's clock."""
@@ -225,10 +226,11 @@ class AuditRecord(_message.Message):
         count: _builtins.int = ...,
         stream_id: _builtins.str = ...,
         detail: _builtins.str = ...,
+        claimed_actor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "actor_verified", b"actor_verified", "agent_id", b"agent_id", "client", b"client", "count", b"count", "data_key", b"data_key", "detail", b"detail", "event_type", b"event_type", "peer", b"peer", "record_id", b"record_id", "request_id", b"request_id", "revision", b"revision", "sequence", b"sequence", "stream_id", b"stream_id", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "actor_verified", b"actor_verified", "agent_id", b"agent_id", "claimed_actor", b"claimed_actor", "client", b"client", "count", b"count", "data_key", b"data_key", "detail", b"detail", "event_type", b"event_type", "peer", b"peer", "record_id", b"record_id", "request_id", b"request_id", "revision", b"revision", "sequence", b"sequence", "stream_id", b"stream_id", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

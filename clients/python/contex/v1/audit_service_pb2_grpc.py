@@ -41,10 +41,13 @@ class AuditServiceStub:
     Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and
     acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
-    Clients are not authenticated yet. An actor is the name that the client gave (metadata
-    "contex-identity", in UTF-8 with what is not ASCII, and "%", escaped as in URLs; or the
-    publisher of a publish), and actor_verified is false. What the service does by itself has the
-    actor "contex", verified.
+    An actor is the identity that the caller proved, and actor_verified is true. The name that a client
+    gives itself (metadata "contex-identity", in UTF-8 with what is not ASCII, and "%", escaped as in
+    URLs; or the publisher of a publish) is its claimed_actor. Where access is off, that name is the
+    actor, and actor_verified is false. What the service does by itself has the actor "contex", verified.
+
+    Changes of keys, bindings, roles and tenants are records of the deployment, which an empty project
+    stands for. Reading these takes PERMISSION_ADMINISTER.
 
     Example flow
     1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -87,10 +90,13 @@ class AuditServiceServicer:
     Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and
     acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
-    Clients are not authenticated yet. An actor is the name that the client gave (metadata
-    "contex-identity", in UTF-8 with what is not ASCII, and "%", escaped as in URLs; or the
-    publisher of a publish), and actor_verified is false. What the service does by itself has the
-    actor "contex", verified.
+    An actor is the identity that the caller proved, and actor_verified is true. The name that a client
+    gives itself (metadata "contex-identity", in UTF-8 with what is not ASCII, and "%", escaped as in
+    URLs; or the publisher of a publish) is its claimed_actor. Where access is off, that name is the
+    actor, and actor_verified is false. What the service does by itself has the actor "contex", verified.
+
+    Changes of keys, bindings, roles and tenants are records of the deployment, which an empty project
+    stands for. Reading these takes PERMISSION_ADMINISTER.
 
     Example flow
     1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)
@@ -151,10 +157,13 @@ class AuditService:
     Kept       Records are kept for CONTEX_AUDIT_RETENTION_DAYS; those of deliveries and
     acknowledgements for CONTEX_DELIVERY_RETENTION_DAYS.
 
-    Clients are not authenticated yet. An actor is the name that the client gave (metadata
-    "contex-identity", in UTF-8 with what is not ASCII, and "%", escaped as in URLs; or the
-    publisher of a publish), and actor_verified is false. What the service does by itself has the
-    actor "contex", verified.
+    An actor is the identity that the caller proved, and actor_verified is true. The name that a client
+    gives itself (metadata "contex-identity", in UTF-8 with what is not ASCII, and "%", escaped as in
+    URLs; or the publisher of a publish) is its claimed_actor. Where access is off, that name is the
+    actor, and actor_verified is false. What the service does by itself has the actor "contex", verified.
+
+    Changes of keys, bindings, roles and tenants are records of the deployment, which an empty project
+    stands for. Reading these takes PERMISSION_ADMINISTER.
 
     Example flow
     1. ListRecords(project "shop", data_keys ["payments/*"], since yesterday)

@@ -181,6 +181,34 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. Another stream has begun that consumes under the same name for the agent. If that is
     not the same process, give each consumer a name of its own. Not retryable.
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 37
+    """UNAUTHENTICATED. The call has no valid credentials: "cause" is MISSING, INVALID (unknown,
+    malformed, of an untrusted issuer, for another audience), EXPIRED or REVOKED. Send "authorization"
+    with an API key or a token. Not retryable with the same credentials.
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 38
+    """PERMISSION_DENIED. The caller may not do this here: "identity", "method", "project". The answer is
+    the same whether what it named exists or not. CheckAccess explains it to an administrator. Not
+    retryable.
+    """
+    ERROR_REASON_ACCESS_CHANGED: _ErrorReason.ValueType  # 39
+    """UNAVAILABLE. What the caller of an open stream may see has changed. Open it again from its cursor:
+    it goes on with what may be seen now. RetryInfo. Retryable.
+    """
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 40
+    """RESOURCE_EXHAUSTED. A limit of the tenant or the project is reached: "limit" (the field of
+    UsageLimits), "value", "tenant", and "project" where it is the project's. RetryInfo says when a
+    rate allows the call; a limit without one stays reached until something is removed or an
+    administrator raises it. Retryable then.
+    """
+    ERROR_REASON_ACCESS_NOT_FOUND: _ErrorReason.ValueType  # 41
+    """NOT_FOUND. There is no such key, binding, role or tenant, or the caller does not administer it:
+    "kind", "name". Not retryable.
+    """
+    ERROR_REASON_ACCESS_IN_USE: _ErrorReason.ValueType  # 42
+    """FAILED_PRECONDITION. The role or tenant is in use: "kind", "name", "used_by". Not retryable before
+    that has changed.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error carries exactly one google.rpc.ErrorInfo with the domain
@@ -348,5 +376,33 @@ from a cursor. Not retryable.
 ERROR_REASON_CONSUMER_REPLACED: ErrorReason.ValueType  # 36
 """ABORTED. Another stream has begun that consumes under the same name for the agent. If that is
 not the same process, give each consumer a name of its own. Not retryable.
+"""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 37
+"""UNAUTHENTICATED. The call has no valid credentials: "cause" is MISSING, INVALID (unknown,
+malformed, of an untrusted issuer, for another audience), EXPIRED or REVOKED. Send "authorization"
+with an API key or a token. Not retryable with the same credentials.
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 38
+"""PERMISSION_DENIED. The caller may not do this here: "identity", "method", "project". The answer is
+the same whether what it named exists or not. CheckAccess explains it to an administrator. Not
+retryable.
+"""
+ERROR_REASON_ACCESS_CHANGED: ErrorReason.ValueType  # 39
+"""UNAVAILABLE. What the caller of an open stream may see has changed. Open it again from its cursor:
+it goes on with what may be seen now. RetryInfo. Retryable.
+"""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 40
+"""RESOURCE_EXHAUSTED. A limit of the tenant or the project is reached: "limit" (the field of
+UsageLimits), "value", "tenant", and "project" where it is the project's. RetryInfo says when a
+rate allows the call; a limit without one stays reached until something is removed or an
+administrator raises it. Retryable then.
+"""
+ERROR_REASON_ACCESS_NOT_FOUND: ErrorReason.ValueType  # 41
+"""NOT_FOUND. There is no such key, binding, role or tenant, or the caller does not administer it:
+"kind", "name". Not retryable.
+"""
+ERROR_REASON_ACCESS_IN_USE: ErrorReason.ValueType  # 42
+"""FAILED_PRECONDITION. The role or tenant is in use: "kind", "name", "used_by". Not retryable before
+that has changed.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -70,6 +70,12 @@ class _MatchKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchKind.V
     agent that was ever sent one of them, whatever it holds now. The event is that which tells of
     the erasure, with the datum's key and the last erased revision; `matches` is empty.
     """
+    MATCH_KIND_WITHHELD: _MatchKind.ValueType  # 7
+    """The agent may no longer read a datum that it holds: its rights have changed. It is not kept up to
+    date about it from here on. The event is the registration that says so, with the datum's key and
+    the last revision that the agent was sent; there is no content, and `matches` is empty. Drop what
+    you keep of it. When the right is given back, what meets the needs then comes as MATCHED.
+    """
 
 class MatchKind(_MatchKind, metaclass=_MatchKindEnumTypeWrapper):
     """What a delivery tells an agent of a datum. An agent that keeps the last delivery of each data
@@ -103,6 +109,12 @@ MATCH_KIND_ERASED: MatchKind.ValueType  # 6
 """Revisions of a datum that the agent was once sent were erased: forget them. Comes to every
 agent that was ever sent one of them, whatever it holds now. The event is that which tells of
 the erasure, with the datum's key and the last erased revision; `matches` is empty.
+"""
+MATCH_KIND_WITHHELD: MatchKind.ValueType  # 7
+"""The agent may no longer read a datum that it holds: its rights have changed. It is not kept up to
+date about it from here on. The event is the registration that says so, with the datum's key and
+the last revision that the agent was sent; there is no content, and `matches` is empty. Drop what
+you keep of it. When the right is given back, what meets the needs then comes as MATCHED.
 """
 Global___MatchKind: _TypeAlias = MatchKind  # noqa: Y015
 
@@ -275,6 +287,7 @@ class Event(_message.Message):
     ERASED_FIELD_NUMBER: _builtins.int
     SEALED_FIELD_NUMBER: _builtins.int
     VALID_UNTIL_FIELD_NUMBER: _builtins.int
+    CLAIMED_PUBLISHER_FIELD_NUMBER: _builtins.int
     sequence: _builtins.str
     """Position in the project's log, "{unix_ms}-{n}". Set by the store."""
     event_type: _builtins.str
@@ -294,7 +307,7 @@ class Event(_message.Message):
     earlier one and kept. Used for matching.
     """
     publisher: _builtins.str
-    """The publisher's name, as given by the publisher. Not verified yet."""
+    """Who published it: the identity that the caller proved. Where access is off, the name that it gave."""
     revision: _builtins.int
     """Number of events of this data key, including this one: 1 for the first. Deletions and
     expiries count, and a key that is published again after one continues the count. 0 if the
@@ -314,6 +327,10 @@ class Event(_message.Message):
     sealed: _builtins.bytes
     """The stored form of the payload and description of an event whose metadata name a "subject":
     encrypted with the subject's key. Never returned.
+    """
+    claimed_publisher: _builtins.str
+    """The name that the publisher gave itself, if it proved another one. Not verified: filters don't
+    look at it.
     """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -355,10 +372,11 @@ class Event(_message.Message):
         erased: Global___Erased | None = ...,
         sealed: _builtins.bytes = ...,
         valid_until: _timestamp_pb2.Timestamp | None = ...,
+        claimed_publisher: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["erased", b"erased", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "data_key", b"data_key", "description", b"description", "erased", b"erased", "event_type", b"event_type", "metadata", b"metadata", "opaque", b"opaque", "payload", b"payload", "previous_sequence", b"previous_sequence", "publisher", b"publisher", "revision", b"revision", "sealed", b"sealed", "sequence", b"sequence", "text_digest", b"text_digest", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed_publisher", b"claimed_publisher", "content_type", b"content_type", "data_key", b"data_key", "description", b"description", "erased", b"erased", "event_type", b"event_type", "metadata", b"metadata", "opaque", b"opaque", "payload", b"payload", "previous_sequence", b"previous_sequence", "publisher", b"publisher", "revision", b"revision", "sealed", b"sealed", "sequence", b"sequence", "text_digest", b"text_digest", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

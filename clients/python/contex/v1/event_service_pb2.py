@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from contex.v1 import access_pb2 as contex_dot_v1_dot_access__pb2
 from contex.v1 import event_pb2 as contex_dot_v1_dot_event__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/event_service.proto\x12\tcontex.v1\x1a\x15\x63ontex/v1/event.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x03\n\x08NewEvent\x12\x10\n\x08\x64\x61ta_key\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x33\n\x08metadata\x18\x06 \x03(\x0b\x32!.contex.v1.NewEvent.MetadataEntry\x12\x11\n\ttombstone\x18\x07 \x01(\x08\x12\x1e\n\x11\x65xpected_revision\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12+\n\x0e\x65xpected_state\x18\t \x01(\x0e\x32\x13.contex.v1.KeyState\x12.\n\tvalid_for\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x31\n\x0bvalid_until\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08validityB\x0e\n\x0c_descriptionB\x14\n\x12_expected_revision\"-\n\x07Receipt\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x98\x01\n\x0ePublishRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x13.contex.v1.NewEvent\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12)\n\ndurability\x18\x04 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tpublisher\x18\x05 \x01(\t\"u\n\x0fPublishResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.contex.v1.Receipt\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tduplicate\x18\x03 \x01(\x08\"k\n\x14PublishStreamRequest\x12*\n\x07publish\x18\x01 \x01(\x0b\x32\x19.contex.v1.PublishRequest\x12\'\n\x04more\x18\x02 \x03(\x0b\x32\x19.contex.v1.PublishRequest\"\xcc\x01\n\x15PublishStreamResponse\x12/\n\tpublished\x18\x01 \x01(\x0b\x32\x1a.contex.v1.PublishResponseH\x00\x12%\n\x07refused\x18\x02 \x01(\x0b\x32\x12.contex.v1.RefusalH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\'\n\x04more\x18\x04 \x03(\x0b\x32\x19.contex.v1.PublishOutcome\x12\x13\n\x0bmax_batches\x18\x05 \x01(\rB\t\n\x07outcome\"\x87\x01\n\x0ePublishOutcome\x12/\n\tpublished\x18\x01 \x01(\x0b\x32\x1a.contex.v1.PublishResponseH\x00\x12%\n\x07refused\x18\x02 \x01(\x0b\x32\x12.contex.v1.RefusalH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\tB\t\n\x07outcome\"\x82\x02\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x32\n\x08metadata\x18\x04 \x03(\x0b\x32 .contex.v1.Refusal.MetadataEntry\x12\x1b\n\x0eretry_delay_ms\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x33\n\x10\x66ield_violations\x18\x06 \x03(\x0b\x32\x19.contex.v1.FieldViolation\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_retry_delay_ms\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"4\n\x0fGetEventRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\t\"3\n\x10GetEventResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\"\xdc\x01\n\x11ListEventsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"O\n\x12ListEventsResponse\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.contex.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf5\x01\n\rReplayRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12\x12\n\x05speed\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cmax_pause_ms\x18\x08 \x01(\rB\x08\n\x06_speed\"\xdd\x01\n\x0eReplayResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12)\n\theartbeat\x18\x05 \x01(\x0b\x32\x14.contex.v1.HeartbeatH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message\"\xef\x01\n\x10SubscribeRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x1f\n\x04\x65\x64ge\x18\x02 \x01(\x0e\x32\x0f.contex.v1.EdgeH\x00\x12\x18\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\tH\x00\x12/\n\tfrom_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12&\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1d\n\x15heartbeat_interval_ms\x18\x06 \x01(\r\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\tB\x07\n\x05start\"\xb8\x02\n\x11SubscribeResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12(\n\tcaught_up\x18\x02 \x01(\x0b\x32\x13.contex.v1.CaughtUpH\x00\x12,\n\x0b\x66\x65ll_behind\x18\x03 \x01(\x0b\x32\x15.contex.v1.FellBehindH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12)\n\theartbeat\x18\x05 \x01(\x0b\x32\x14.contex.v1.HeartbeatH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message*i\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ABSENT\x10\x01\x12\x15\n\x11KEY_STATE_PRESENT\x10\x02\x12\x15\n\x11KEY_STATE_DELETED\x10\x03\x32\xc3\x03\n\x0c\x45ventService\x12@\n\x07Publish\x12\x19.contex.v1.PublishRequest\x1a\x1a.contex.v1.PublishResponse\x12V\n\rPublishStream\x12\x1f.contex.v1.PublishStreamRequest\x1a .contex.v1.PublishStreamResponse(\x01\x30\x01\x12\x43\n\x08GetEvent\x12\x1a.contex.v1.GetEventRequest\x1a\x1b.contex.v1.GetEventResponse\x12I\n\nListEvents\x12\x1c.contex.v1.ListEventsRequest\x1a\x1d.contex.v1.ListEventsResponse\x12?\n\x06Replay\x12\x18.contex.v1.ReplayRequest\x1a\x19.contex.v1.ReplayResponse0\x01\x12H\n\tSubscribe\x12\x1b.contex.v1.SubscribeRequest\x1a\x1c.contex.v1.SubscribeResponse0\x01\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/event_service.proto\x12\tcontex.v1\x1a\x16\x63ontex/v1/access.proto\x1a\x15\x63ontex/v1/event.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x03\n\x08NewEvent\x12\x10\n\x08\x64\x61ta_key\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x33\n\x08metadata\x18\x06 \x03(\x0b\x32!.contex.v1.NewEvent.MetadataEntry\x12\x11\n\ttombstone\x18\x07 \x01(\x08\x12\x1e\n\x11\x65xpected_revision\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12+\n\x0e\x65xpected_state\x18\t \x01(\x0e\x32\x13.contex.v1.KeyState\x12.\n\tvalid_for\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x31\n\x0bvalid_until\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08validityB\x0e\n\x0c_descriptionB\x14\n\x12_expected_revision\"-\n\x07Receipt\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x98\x01\n\x0ePublishRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x13.contex.v1.NewEvent\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12)\n\ndurability\x18\x04 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tpublisher\x18\x05 \x01(\t\"u\n\x0fPublishResponse\x12$\n\x08receipts\x18\x01 \x03(\x0b\x32\x12.contex.v1.Receipt\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.contex.v1.Durability\x12\x11\n\tduplicate\x18\x03 \x01(\x08\"k\n\x14PublishStreamRequest\x12*\n\x07publish\x18\x01 \x01(\x0b\x32\x19.contex.v1.PublishRequest\x12\'\n\x04more\x18\x02 \x03(\x0b\x32\x19.contex.v1.PublishRequest\"\xcc\x01\n\x15PublishStreamResponse\x12/\n\tpublished\x18\x01 \x01(\x0b\x32\x1a.contex.v1.PublishResponseH\x00\x12%\n\x07refused\x18\x02 \x01(\x0b\x32\x12.contex.v1.RefusalH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\'\n\x04more\x18\x04 \x03(\x0b\x32\x19.contex.v1.PublishOutcome\x12\x13\n\x0bmax_batches\x18\x05 \x01(\rB\t\n\x07outcome\"\x87\x01\n\x0ePublishOutcome\x12/\n\tpublished\x18\x01 \x01(\x0b\x32\x1a.contex.v1.PublishResponseH\x00\x12%\n\x07refused\x18\x02 \x01(\x0b\x32\x12.contex.v1.RefusalH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\tB\t\n\x07outcome\"\x82\x02\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x32\n\x08metadata\x18\x04 \x03(\x0b\x32 .contex.v1.Refusal.MetadataEntry\x12\x1b\n\x0eretry_delay_ms\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x33\n\x10\x66ield_violations\x18\x06 \x03(\x0b\x32\x19.contex.v1.FieldViolation\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_retry_delay_ms\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"4\n\x0fGetEventRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\t\"3\n\x10GetEventResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\"\xdc\x01\n\x11ListEventsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"O\n\x12ListEventsResponse\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.contex.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf5\x01\n\rReplayRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1f\n\x05order\x18\x05 \x01(\x0e\x32\x10.contex.v1.Order\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12\x12\n\x05speed\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cmax_pause_ms\x18\x08 \x01(\rB\x08\n\x06_speed\"\xdd\x01\n\x0eReplayResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12)\n\theartbeat\x18\x05 \x01(\x0b\x32\x14.contex.v1.HeartbeatH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message\"\xef\x01\n\x10SubscribeRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x1f\n\x04\x65\x64ge\x18\x02 \x01(\x0e\x32\x0f.contex.v1.EdgeH\x00\x12\x18\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\tH\x00\x12/\n\tfrom_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12&\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\x1d\n\x15heartbeat_interval_ms\x18\x06 \x01(\r\x12\x0e\n\x06\x63ursor\x18\x07 \x01(\tB\x07\n\x05start\"\xb8\x02\n\x11SubscribeResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x15.contex.v1.EventBatchH\x00\x12(\n\tcaught_up\x18\x02 \x01(\x0b\x32\x13.contex.v1.CaughtUpH\x00\x12,\n\x0b\x66\x65ll_behind\x18\x03 \x01(\x0b\x32\x15.contex.v1.FellBehindH\x00\x12+\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x15.contex.v1.CheckpointH\x00\x12)\n\theartbeat\x18\x05 \x01(\x0b\x32\x14.contex.v1.HeartbeatH\x00\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\t\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07message*i\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ABSENT\x10\x01\x12\x15\n\x11KEY_STATE_PRESENT\x10\x02\x12\x15\n\x11KEY_STATE_DELETED\x10\x03\x32\x97\x04\n\x0c\x45ventService\x12M\n\x07Publish\x12\x19.contex.v1.PublishRequest\x1a\x1a.contex.v1.PublishResponse\"\x0b\x8a\xb5\x18\x07\n\x01\x01\x10\x01\x18\x01\x12\x63\n\rPublishStream\x12\x1f.contex.v1.PublishStreamRequest\x1a .contex.v1.PublishStreamResponse\"\x0b\x8a\xb5\x18\x07\n\x01\x01\x10\x01\x18\x01(\x01\x30\x01\x12P\n\x08GetEvent\x12\x1a.contex.v1.GetEventRequest\x1a\x1b.contex.v1.GetEventResponse\"\x0b\x8a\xb5\x18\x07\n\x01\x02\x10\x01\x18\x02\x12X\n\nListEvents\x12\x1c.contex.v1.ListEventsRequest\x1a\x1d.contex.v1.ListEventsResponse\"\r\x8a\xb5\x18\t\n\x01\x02\x10\x01\x18\x02 \x01\x12N\n\x06Replay\x12\x18.contex.v1.ReplayRequest\x1a\x19.contex.v1.ReplayResponse\"\r\x8a\xb5\x18\t\n\x01\x02\x10\x01\x18\x02 \x01\x30\x01\x12W\n\tSubscribe\x12\x1b.contex.v1.SubscribeRequest\x1a\x1c.contex.v1.SubscribeResponse\"\r\x8a\xb5\x18\t\n\x01\x02\x10\x01\x18\x02 \x01\x30\x01\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,46 +40,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NEWEVENT_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_REFUSAL_METADATAENTRY']._loaded_options = None
   _globals['_REFUSAL_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_KEYSTATE']._serialized_start=3125
-  _globals['_KEYSTATE']._serialized_end=3230
-  _globals['_NEWEVENT']._serialized_start=133
-  _globals['_NEWEVENT']._serialized_end=593
-  _globals['_NEWEVENT_METADATAENTRY']._serialized_start=496
-  _globals['_NEWEVENT_METADATAENTRY']._serialized_end=543
-  _globals['_RECEIPT']._serialized_start=595
-  _globals['_RECEIPT']._serialized_end=640
-  _globals['_PUBLISHREQUEST']._serialized_start=643
-  _globals['_PUBLISHREQUEST']._serialized_end=795
-  _globals['_PUBLISHRESPONSE']._serialized_start=797
-  _globals['_PUBLISHRESPONSE']._serialized_end=914
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=916
-  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=1023
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=1026
-  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=1230
-  _globals['_PUBLISHOUTCOME']._serialized_start=1233
-  _globals['_PUBLISHOUTCOME']._serialized_end=1368
-  _globals['_REFUSAL']._serialized_start=1371
-  _globals['_REFUSAL']._serialized_end=1629
-  _globals['_REFUSAL_METADATAENTRY']._serialized_start=496
-  _globals['_REFUSAL_METADATAENTRY']._serialized_end=543
-  _globals['_FIELDVIOLATION']._serialized_start=1631
-  _globals['_FIELDVIOLATION']._serialized_end=1683
-  _globals['_GETEVENTREQUEST']._serialized_start=1685
-  _globals['_GETEVENTREQUEST']._serialized_end=1737
-  _globals['_GETEVENTRESPONSE']._serialized_start=1739
-  _globals['_GETEVENTRESPONSE']._serialized_end=1790
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1793
-  _globals['_LISTEVENTSREQUEST']._serialized_end=2013
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=2015
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=2094
-  _globals['_REPLAYREQUEST']._serialized_start=2097
-  _globals['_REPLAYREQUEST']._serialized_end=2342
-  _globals['_REPLAYRESPONSE']._serialized_start=2345
-  _globals['_REPLAYRESPONSE']._serialized_end=2566
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=2569
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=2808
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=2811
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=3123
-  _globals['_EVENTSERVICE']._serialized_start=3233
-  _globals['_EVENTSERVICE']._serialized_end=3684
+  _globals['_EVENTSERVICE'].methods_by_name['Publish']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['Publish']._serialized_options = b'\212\265\030\007\n\001\001\020\001\030\001'
+  _globals['_EVENTSERVICE'].methods_by_name['PublishStream']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['PublishStream']._serialized_options = b'\212\265\030\007\n\001\001\020\001\030\001'
+  _globals['_EVENTSERVICE'].methods_by_name['GetEvent']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['GetEvent']._serialized_options = b'\212\265\030\007\n\001\002\020\001\030\002'
+  _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\212\265\030\t\n\001\002\020\001\030\002 \001'
+  _globals['_EVENTSERVICE'].methods_by_name['Replay']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['Replay']._serialized_options = b'\212\265\030\t\n\001\002\020\001\030\002 \001'
+  _globals['_EVENTSERVICE'].methods_by_name['Subscribe']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['Subscribe']._serialized_options = b'\212\265\030\t\n\001\002\020\001\030\002 \001'
+  _globals['_KEYSTATE']._serialized_start=3149
+  _globals['_KEYSTATE']._serialized_end=3254
+  _globals['_NEWEVENT']._serialized_start=157
+  _globals['_NEWEVENT']._serialized_end=617
+  _globals['_NEWEVENT_METADATAENTRY']._serialized_start=520
+  _globals['_NEWEVENT_METADATAENTRY']._serialized_end=567
+  _globals['_RECEIPT']._serialized_start=619
+  _globals['_RECEIPT']._serialized_end=664
+  _globals['_PUBLISHREQUEST']._serialized_start=667
+  _globals['_PUBLISHREQUEST']._serialized_end=819
+  _globals['_PUBLISHRESPONSE']._serialized_start=821
+  _globals['_PUBLISHRESPONSE']._serialized_end=938
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_start=940
+  _globals['_PUBLISHSTREAMREQUEST']._serialized_end=1047
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_start=1050
+  _globals['_PUBLISHSTREAMRESPONSE']._serialized_end=1254
+  _globals['_PUBLISHOUTCOME']._serialized_start=1257
+  _globals['_PUBLISHOUTCOME']._serialized_end=1392
+  _globals['_REFUSAL']._serialized_start=1395
+  _globals['_REFUSAL']._serialized_end=1653
+  _globals['_REFUSAL_METADATAENTRY']._serialized_start=520
+  _globals['_REFUSAL_METADATAENTRY']._serialized_end=567
+  _globals['_FIELDVIOLATION']._serialized_start=1655
+  _globals['_FIELDVIOLATION']._serialized_end=1707
+  _globals['_GETEVENTREQUEST']._serialized_start=1709
+  _globals['_GETEVENTREQUEST']._serialized_end=1761
+  _globals['_GETEVENTRESPONSE']._serialized_start=1763
+  _globals['_GETEVENTRESPONSE']._serialized_end=1814
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1817
+  _globals['_LISTEVENTSREQUEST']._serialized_end=2037
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=2039
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=2118
+  _globals['_REPLAYREQUEST']._serialized_start=2121
+  _globals['_REPLAYREQUEST']._serialized_end=2366
+  _globals['_REPLAYRESPONSE']._serialized_start=2369
+  _globals['_REPLAYRESPONSE']._serialized_end=2590
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=2593
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=2832
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=2835
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=3147
+  _globals['_EVENTSERVICE']._serialized_start=3257
+  _globals['_EVENTSERVICE']._serialized_end=3792
 # @@protoc_insertion_point(module_scope)

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from contex.v1 import access_pb2 as contex_dot_v1_dot_access__pb2
 from contex.v1 import agent_service_pb2 as contex_dot_v1_dot_agent__service__pb2
 from contex.v1 import event_pb2 as contex_dot_v1_dot_event__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/match_service.proto\x12\tcontex.v1\x1a\x1d\x63ontex/v1/agent_service.proto\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x02\n\x0cMatchRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\tquestions\x18\x02 \x03(\x0b\x32\x0f.contex.v1.Need\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bmax_matches\x18\x04 \x01(\r\x12\x11\n\tdata_keys\x18\x05 \x03(\t\x12\"\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x13.contex.v1.Position\x12\x1f\n\x12max_context_tokens\x18\x07 \x01(\rH\x01\x88\x01\x01\x12\x30\n\x0e\x63ontext_format\x18\x08 \x01(\x0e\x32\x18.contex.v1.ContextFormatB\x0c\n\n_thresholdB\x15\n\x13_max_context_tokens\"\x8a\x01\n\rMatchResponse\x12%\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x17.contex.v1.MatchedEvent\x12\x10\n\x08sequence\x18\x02 \x01(\t\x12)\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x18.contex.v1.PromptContext\x12\x15\n\romitted_count\x18\x04 \x01(\r\"\xe0\x01\n\x0e\x45xplainRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12*\n\nagent_need\x18\x03 \x01(\x0b\x32\x14.contex.v1.AgentNeedH\x00\x12\x12\n\x08\x64\x61ta_key\x18\x04 \x01(\tH\x01\x12\x12\n\x08sequence\x18\x05 \x01(\tH\x01\x12\x16\n\tthreshold\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\"\n\x05\x61s_of\x18\x07 \x01(\x0b\x32\x13.contex.v1.PositionB\x06\n\x04needB\x07\n\x05\x64\x61tumB\x0c\n\n_threshold\"?\n\tAgentNeed\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x12\n\nneed_index\x18\x02 \x01(\r\x12\x0c\n\x04need\x18\x03 \x01(\t\"\x9a\x02\n\x0f\x45xplainResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\x12$\n\nneed_match\x18\x02 \x01(\x0b\x32\x10.contex.v1.Match\x12\x0f\n\x07matched\x18\x03 \x01(\x08\x12\x0f\n\x07verdict\x18\x04 \x01(\t\x12.\n\rcontributions\x18\x05 \x03(\x0b\x32\x17.contex.v1.Contribution\x12!\n\x05terms\x18\x06 \x03(\x0b\x32\x12.contex.v1.TermHit\x12)\n\x08passages\x18\x07 \x03(\x0b\x32\x17.contex.v1.PassageScore\x12\x0c\n\x04rank\x18\x08 \x01(\r\x12\x12\n\ndata_count\x18\t \x01(\x04\"m\n\x0c\x43ontribution\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12\x10\n\x08log_odds\x18\x04 \x01(\x01\x12\x13\n\x06needed\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_needed\"B\n\x07TermHit\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\x0c\n\x04stem\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12\x0b\n\x03hit\x18\x04 \x01(\x01\"Z\n\x0cPassageScore\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0e\n\x06\x63osine\x18\x04 \x01(\x01\x12\x0f\n\x07lexical\x18\x05 \x01(\x01\"\xee\x01\n\x0f\x42\x61\x63ktestRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x1e\n\x05needs\x18\x02 \x03(\x0b\x32\x0f.contex.v1.Need\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\"\n\x05since\x18\x04 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x05 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\tmin_delta\x18\x06 \x01(\x0b\x32\x13.contex.v1.MinDelta\x12\x14\n\x0csummary_only\x18\x07 \x01(\x08\x42\x0c\n\n_threshold\"\xad\x01\n\x10\x42\x61\x63ktestResponse\x12.\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x1c.contex.v1.MatchedEventBatchH\x00\x12/\n\x08progress\x18\x02 \x01(\x0b\x32\x1b.contex.v1.BacktestProgressH\x00\x12-\n\x07summary\x18\x03 \x01(\x0b\x32\x1a.contex.v1.BacktestSummaryH\x00\x42\t\n\x07message\"g\n\x10\x42\x61\x63ktestProgress\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12\x13\n\x0b\x65vents_read\x18\x02 \x01(\x04\x12\x14\n\x0c\x65vents_total\x18\x03 \x01(\x04\x12\x16\n\x0e\x65vents_matched\x18\x04 \x01(\x04\"\x9d\x01\n\x0f\x42\x61\x63ktestSummary\x12\x15\n\revents_judged\x18\x01 \x01(\x04\x12\x16\n\x0e\x65vents_matched\x18\x02 \x01(\x04\x12\x19\n\x11\x64\x61ta_keys_matched\x18\x03 \x01(\x04\x12\x19\n\x11updates_held_back\x18\x04 \x01(\x04\x12%\n\x05needs\x18\x05 \x03(\x0b\x32\x16.contex.v1.NeedSummary\"U\n\x0bNeedSummary\x12\x16\n\x0e\x65vents_matched\x18\x01 \x01(\x04\x12\x1b\n\x13\x65vents_at_threshold\x18\x02 \x03(\x04\x12\x11\n\tthreshold\x18\x03 \x01(\x01\"\xa3\x01\n\x15RecordFeedbackRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\t\x12\x12\n\nneed_index\x18\x04 \x01(\r\x12\x0e\n\x06useful\x18\x05 \x01(\x08\x12\x0f\n\x07\x63omment\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x0c\n\x04need\x18\x08 \x01(\t\"*\n\x16RecordFeedbackResponse\x12\x10\n\x08sequence\x18\x01 \x01(\t\"p\n\x15\x45xportFeedbackRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\"\xdc\x01\n\x16\x45xportFeedbackResponse\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0c\n\x04need\x18\x04 \x01(\t\x12\x1f\n\x05\x65vent\x18\x05 \x01(\x0b\x32\x10.contex.v1.Event\x12$\n\nneed_match\x18\x06 \x01(\x0b\x32\x10.contex.v1.Match\x12\x0e\n\x06useful\x18\x07 \x01(\x08\x12\x0f\n\x07\x63omment\x18\x08 \x01(\t\"+\n\x18GetMatchingStatusRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"\x8c\x02\n\x19GetMatchingStatusResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x18\n\x10\x63onfigured_model\x18\x02 \x01(\t\x12\x16\n\x0etexts_embedded\x18\x03 \x01(\x04\x12\x13\n\x0btexts_total\x18\x04 \x01(\x04\x12\x14\n\x0c\x64\x61ta_indexed\x18\x05 \x01(\x04\x12\x18\n\x10passages_indexed\x18\x06 \x01(\x04\x12\x15\n\rneeds_indexed\x18\x07 \x01(\x04\x12\x13\n\x0bindex_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06scorer\x18\t \x01(\t\x12\x19\n\x11\x64\x65\x66\x61ult_threshold\x18\n \x01(\x01\x12\x12\n\ndata_total\x18\x0b \x01(\x04\x32\xe3\x03\n\x0cMatchService\x12:\n\x05Match\x12\x17.contex.v1.MatchRequest\x1a\x18.contex.v1.MatchResponse\x12@\n\x07\x45xplain\x12\x19.contex.v1.ExplainRequest\x1a\x1a.contex.v1.ExplainResponse\x12\x45\n\x08\x42\x61\x63ktest\x12\x1a.contex.v1.BacktestRequest\x1a\x1b.contex.v1.BacktestResponse0\x01\x12U\n\x0eRecordFeedback\x12 .contex.v1.RecordFeedbackRequest\x1a!.contex.v1.RecordFeedbackResponse\x12W\n\x0e\x45xportFeedback\x12 .contex.v1.ExportFeedbackRequest\x1a!.contex.v1.ExportFeedbackResponse0\x01\x12^\n\x11GetMatchingStatus\x12#.contex.v1.GetMatchingStatusRequest\x1a$.contex.v1.GetMatchingStatusResponseB<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/match_service.proto\x12\tcontex.v1\x1a\x16\x63ontex/v1/access.proto\x1a\x1d\x63ontex/v1/agent_service.proto\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x02\n\x0cMatchRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\tquestions\x18\x02 \x03(\x0b\x32\x0f.contex.v1.Need\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bmax_matches\x18\x04 \x01(\r\x12\x11\n\tdata_keys\x18\x05 \x03(\t\x12\"\n\x05\x61s_of\x18\x06 \x01(\x0b\x32\x13.contex.v1.Position\x12\x1f\n\x12max_context_tokens\x18\x07 \x01(\rH\x01\x88\x01\x01\x12\x30\n\x0e\x63ontext_format\x18\x08 \x01(\x0e\x32\x18.contex.v1.ContextFormatB\x0c\n\n_thresholdB\x15\n\x13_max_context_tokens\"\x8a\x01\n\rMatchResponse\x12%\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x17.contex.v1.MatchedEvent\x12\x10\n\x08sequence\x18\x02 \x01(\t\x12)\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x18.contex.v1.PromptContext\x12\x15\n\romitted_count\x18\x04 \x01(\r\"\xe0\x01\n\x0e\x45xplainRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12*\n\nagent_need\x18\x03 \x01(\x0b\x32\x14.contex.v1.AgentNeedH\x00\x12\x12\n\x08\x64\x61ta_key\x18\x04 \x01(\tH\x01\x12\x12\n\x08sequence\x18\x05 \x01(\tH\x01\x12\x16\n\tthreshold\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\"\n\x05\x61s_of\x18\x07 \x01(\x0b\x32\x13.contex.v1.PositionB\x06\n\x04needB\x07\n\x05\x64\x61tumB\x0c\n\n_threshold\"?\n\tAgentNeed\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x12\n\nneed_index\x18\x02 \x01(\r\x12\x0c\n\x04need\x18\x03 \x01(\t\"\x9a\x02\n\x0f\x45xplainResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\x12$\n\nneed_match\x18\x02 \x01(\x0b\x32\x10.contex.v1.Match\x12\x0f\n\x07matched\x18\x03 \x01(\x08\x12\x0f\n\x07verdict\x18\x04 \x01(\t\x12.\n\rcontributions\x18\x05 \x03(\x0b\x32\x17.contex.v1.Contribution\x12!\n\x05terms\x18\x06 \x03(\x0b\x32\x12.contex.v1.TermHit\x12)\n\x08passages\x18\x07 \x03(\x0b\x32\x17.contex.v1.PassageScore\x12\x0c\n\x04rank\x18\x08 \x01(\r\x12\x12\n\ndata_count\x18\t \x01(\x04\"m\n\x0c\x43ontribution\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12\x10\n\x08log_odds\x18\x04 \x01(\x01\x12\x13\n\x06needed\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_needed\"B\n\x07TermHit\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\x0c\n\x04stem\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x01\x12\x0b\n\x03hit\x18\x04 \x01(\x01\"Z\n\x0cPassageScore\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0e\n\x06\x63osine\x18\x04 \x01(\x01\x12\x0f\n\x07lexical\x18\x05 \x01(\x01\"\xee\x01\n\x0f\x42\x61\x63ktestRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x1e\n\x05needs\x18\x02 \x03(\x0b\x32\x0f.contex.v1.Need\x12\x16\n\tthreshold\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\"\n\x05since\x18\x04 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x05 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\tmin_delta\x18\x06 \x01(\x0b\x32\x13.contex.v1.MinDelta\x12\x14\n\x0csummary_only\x18\x07 \x01(\x08\x42\x0c\n\n_threshold\"\xad\x01\n\x10\x42\x61\x63ktestResponse\x12.\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x1c.contex.v1.MatchedEventBatchH\x00\x12/\n\x08progress\x18\x02 \x01(\x0b\x32\x1b.contex.v1.BacktestProgressH\x00\x12-\n\x07summary\x18\x03 \x01(\x0b\x32\x1a.contex.v1.BacktestSummaryH\x00\x42\t\n\x07message\"g\n\x10\x42\x61\x63ktestProgress\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12\x13\n\x0b\x65vents_read\x18\x02 \x01(\x04\x12\x14\n\x0c\x65vents_total\x18\x03 \x01(\x04\x12\x16\n\x0e\x65vents_matched\x18\x04 \x01(\x04\"\x9d\x01\n\x0f\x42\x61\x63ktestSummary\x12\x15\n\revents_judged\x18\x01 \x01(\x04\x12\x16\n\x0e\x65vents_matched\x18\x02 \x01(\x04\x12\x19\n\x11\x64\x61ta_keys_matched\x18\x03 \x01(\x04\x12\x19\n\x11updates_held_back\x18\x04 \x01(\x04\x12%\n\x05needs\x18\x05 \x03(\x0b\x32\x16.contex.v1.NeedSummary\"U\n\x0bNeedSummary\x12\x16\n\x0e\x65vents_matched\x18\x01 \x01(\x04\x12\x1b\n\x13\x65vents_at_threshold\x18\x02 \x03(\x04\x12\x11\n\tthreshold\x18\x03 \x01(\x01\"\xa3\x01\n\x15RecordFeedbackRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\t\x12\x12\n\nneed_index\x18\x04 \x01(\r\x12\x0e\n\x06useful\x18\x05 \x01(\x08\x12\x0f\n\x07\x63omment\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x0c\n\x04need\x18\x08 \x01(\t\"*\n\x16RecordFeedbackResponse\x12\x10\n\x08sequence\x18\x01 \x01(\t\"p\n\x15\x45xportFeedbackRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05since\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\"\xdc\x01\n\x16\x45xportFeedbackResponse\x12\x10\n\x08sequence\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0c\n\x04need\x18\x04 \x01(\t\x12\x1f\n\x05\x65vent\x18\x05 \x01(\x0b\x32\x10.contex.v1.Event\x12$\n\nneed_match\x18\x06 \x01(\x0b\x32\x10.contex.v1.Match\x12\x0e\n\x06useful\x18\x07 \x01(\x08\x12\x0f\n\x07\x63omment\x18\x08 \x01(\t\"+\n\x18GetMatchingStatusRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"\x8c\x02\n\x19GetMatchingStatusResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x18\n\x10\x63onfigured_model\x18\x02 \x01(\t\x12\x16\n\x0etexts_embedded\x18\x03 \x01(\x04\x12\x13\n\x0btexts_total\x18\x04 \x01(\x04\x12\x14\n\x0c\x64\x61ta_indexed\x18\x05 \x01(\x04\x12\x18\n\x10passages_indexed\x18\x06 \x01(\x04\x12\x15\n\rneeds_indexed\x18\x07 \x01(\x04\x12\x13\n\x0bindex_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06scorer\x18\t \x01(\t\x12\x19\n\x11\x64\x65\x66\x61ult_threshold\x18\n \x01(\x01\x12\x12\n\ndata_total\x18\x0b \x01(\x04\x32\xba\x04\n\x0cMatchService\x12I\n\x05Match\x12\x17.contex.v1.MatchRequest\x1a\x18.contex.v1.MatchResponse\"\r\x8a\xb5\x18\t\n\x01\x05\x10\x01\x18\x02 \x01\x12O\n\x07\x45xplain\x12\x19.contex.v1.ExplainRequest\x1a\x1a.contex.v1.ExplainResponse\"\r\x8a\xb5\x18\t\n\x01\x05\x10\x01\x18\x02 \x01\x12T\n\x08\x42\x61\x63ktest\x12\x1a.contex.v1.BacktestRequest\x1a\x1b.contex.v1.BacktestResponse\"\r\x8a\xb5\x18\t\n\x01\x05\x10\x01\x18\x02 \x01\x30\x01\x12\x62\n\x0eRecordFeedback\x12 .contex.v1.RecordFeedbackRequest\x1a!.contex.v1.RecordFeedbackResponse\"\x0b\x8a\xb5\x18\x07\n\x01\x05\x10\x01\x18\x01\x12\x66\n\x0e\x45xportFeedback\x12 .contex.v1.ExportFeedbackRequest\x1a!.contex.v1.ExportFeedbackResponse\"\r\x8a\xb5\x18\t\n\x01\x05\x10\x01\x18\x02 \x01\x30\x01\x12l\n\x11GetMatchingStatus\x12#.contex.v1.GetMatchingStatusRequest\x1a$.contex.v1.GetMatchingStatusResponse\"\x0c\x8a\xb5\x18\x08\n\x02\x0c\x05\x10\x02\x18\x02\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,44 +36,56 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contex.v1.match_service_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.contex.v1P\001Z\035contex.dev/contex/v1;contexv1\252\002\tContex.V1'
-  _globals['_MATCHREQUEST']._serialized_start=132
-  _globals['_MATCHREQUEST']._serialized_end=419
-  _globals['_MATCHRESPONSE']._serialized_start=422
-  _globals['_MATCHRESPONSE']._serialized_end=560
-  _globals['_EXPLAINREQUEST']._serialized_start=563
-  _globals['_EXPLAINREQUEST']._serialized_end=787
-  _globals['_AGENTNEED']._serialized_start=789
-  _globals['_AGENTNEED']._serialized_end=852
-  _globals['_EXPLAINRESPONSE']._serialized_start=855
-  _globals['_EXPLAINRESPONSE']._serialized_end=1137
-  _globals['_CONTRIBUTION']._serialized_start=1139
-  _globals['_CONTRIBUTION']._serialized_end=1248
-  _globals['_TERMHIT']._serialized_start=1250
-  _globals['_TERMHIT']._serialized_end=1316
-  _globals['_PASSAGESCORE']._serialized_start=1318
-  _globals['_PASSAGESCORE']._serialized_end=1408
-  _globals['_BACKTESTREQUEST']._serialized_start=1411
-  _globals['_BACKTESTREQUEST']._serialized_end=1649
-  _globals['_BACKTESTRESPONSE']._serialized_start=1652
-  _globals['_BACKTESTRESPONSE']._serialized_end=1825
-  _globals['_BACKTESTPROGRESS']._serialized_start=1827
-  _globals['_BACKTESTPROGRESS']._serialized_end=1930
-  _globals['_BACKTESTSUMMARY']._serialized_start=1933
-  _globals['_BACKTESTSUMMARY']._serialized_end=2090
-  _globals['_NEEDSUMMARY']._serialized_start=2092
-  _globals['_NEEDSUMMARY']._serialized_end=2177
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=2180
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=2343
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=2345
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=2387
-  _globals['_EXPORTFEEDBACKREQUEST']._serialized_start=2389
-  _globals['_EXPORTFEEDBACKREQUEST']._serialized_end=2501
-  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_start=2504
-  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_end=2724
-  _globals['_GETMATCHINGSTATUSREQUEST']._serialized_start=2726
-  _globals['_GETMATCHINGSTATUSREQUEST']._serialized_end=2769
-  _globals['_GETMATCHINGSTATUSRESPONSE']._serialized_start=2772
-  _globals['_GETMATCHINGSTATUSRESPONSE']._serialized_end=3040
-  _globals['_MATCHSERVICE']._serialized_start=3043
-  _globals['_MATCHSERVICE']._serialized_end=3526
+  _globals['_MATCHSERVICE'].methods_by_name['Match']._loaded_options = None
+  _globals['_MATCHSERVICE'].methods_by_name['Match']._serialized_options = b'\212\265\030\t\n\001\005\020\001\030\002 \001'
+  _globals['_MATCHSERVICE'].methods_by_name['Explain']._loaded_options = None
+  _globals['_MATCHSERVICE'].methods_by_name['Explain']._serialized_options = b'\212\265\030\t\n\001\005\020\001\030\002 \001'
+  _globals['_MATCHSERVICE'].methods_by_name['Backtest']._loaded_options = None
+  _globals['_MATCHSERVICE'].methods_by_name['Backtest']._serialized_options = b'\212\265\030\t\n\001\005\020\001\030\002 \001'
+  _globals['_MATCHSERVICE'].methods_by_name['RecordFeedback']._loaded_options = None
+  _globals['_MATCHSERVICE'].methods_by_name['RecordFeedback']._serialized_options = b'\212\265\030\007\n\001\005\020\001\030\001'
+  _globals['_MATCHSERVICE'].methods_by_name['ExportFeedback']._loaded_options = None
+  _globals['_MATCHSERVICE'].methods_by_name['ExportFeedback']._serialized_options = b'\212\265\030\t\n\001\005\020\001\030\002 \001'
+  _globals['_MATCHSERVICE'].methods_by_name['GetMatchingStatus']._loaded_options = None
+  _globals['_MATCHSERVICE'].methods_by_name['GetMatchingStatus']._serialized_options = b'\212\265\030\010\n\002\014\005\020\002\030\002'
+  _globals['_MATCHREQUEST']._serialized_start=156
+  _globals['_MATCHREQUEST']._serialized_end=443
+  _globals['_MATCHRESPONSE']._serialized_start=446
+  _globals['_MATCHRESPONSE']._serialized_end=584
+  _globals['_EXPLAINREQUEST']._serialized_start=587
+  _globals['_EXPLAINREQUEST']._serialized_end=811
+  _globals['_AGENTNEED']._serialized_start=813
+  _globals['_AGENTNEED']._serialized_end=876
+  _globals['_EXPLAINRESPONSE']._serialized_start=879
+  _globals['_EXPLAINRESPONSE']._serialized_end=1161
+  _globals['_CONTRIBUTION']._serialized_start=1163
+  _globals['_CONTRIBUTION']._serialized_end=1272
+  _globals['_TERMHIT']._serialized_start=1274
+  _globals['_TERMHIT']._serialized_end=1340
+  _globals['_PASSAGESCORE']._serialized_start=1342
+  _globals['_PASSAGESCORE']._serialized_end=1432
+  _globals['_BACKTESTREQUEST']._serialized_start=1435
+  _globals['_BACKTESTREQUEST']._serialized_end=1673
+  _globals['_BACKTESTRESPONSE']._serialized_start=1676
+  _globals['_BACKTESTRESPONSE']._serialized_end=1849
+  _globals['_BACKTESTPROGRESS']._serialized_start=1851
+  _globals['_BACKTESTPROGRESS']._serialized_end=1954
+  _globals['_BACKTESTSUMMARY']._serialized_start=1957
+  _globals['_BACKTESTSUMMARY']._serialized_end=2114
+  _globals['_NEEDSUMMARY']._serialized_start=2116
+  _globals['_NEEDSUMMARY']._serialized_end=2201
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=2204
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=2367
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=2369
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=2411
+  _globals['_EXPORTFEEDBACKREQUEST']._serialized_start=2413
+  _globals['_EXPORTFEEDBACKREQUEST']._serialized_end=2525
+  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_start=2528
+  _globals['_EXPORTFEEDBACKRESPONSE']._serialized_end=2748
+  _globals['_GETMATCHINGSTATUSREQUEST']._serialized_start=2750
+  _globals['_GETMATCHINGSTATUSREQUEST']._serialized_end=2793
+  _globals['_GETMATCHINGSTATUSRESPONSE']._serialized_start=2796
+  _globals['_GETMATCHINGSTATUSRESPONSE']._serialized_end=3064
+  _globals['_MATCHSERVICE']._serialized_start=3067
+  _globals['_MATCHSERVICE']._serialized_end=3637
 # @@protoc_insertion_point(module_scope)

@@ -245,6 +245,7 @@ class GetProjectResponse(_message.Message):
     RETENTION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     DELETION_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     """The project's name."""
     exists: _builtins.bool
@@ -265,6 +266,10 @@ class GetProjectResponse(_message.Message):
     def deletion(self) -> Global___Deletion:
         """Its last deletion. Unset if there was none."""
 
+    @_builtins.property
+    def encryption(self) -> Global___Encryption:
+        """Whether and how its payloads are encrypted at rest."""
+
     def __init__(
         self,
         *,
@@ -274,14 +279,97 @@ class GetProjectResponse(_message.Message):
         retention: Global___GetRetentionResponse | None = ...,
         model: _builtins.str = ...,
         deletion: Global___Deletion | None = ...,
+        encryption: Global___Encryption | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deletion", b"deletion", "retention", b"retention", "stats", b"stats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deletion", b"deletion", "encryption", b"encryption", "retention", b"retention", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletion", b"deletion", "exists", b"exists", "model", b"model", "project", b"project", "retention", b"retention", "stats", b"stats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletion", b"deletion", "encryption", b"encryption", "exists", b"exists", "model", b"model", "project", b"project", "retention", b"retention", "stats", b"stats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetProjectResponse: _TypeAlias = GetProjectResponse  # noqa: Y015
+
+@_typing.final
+class Encryption(_message.Message):
+    """How a project's payloads are encrypted at rest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    MASTER_KEY_ID_FIELD_NUMBER: _builtins.int
+    KEYS_TO_REWRAP_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    """Whether events are encrypted that name no subject. Those that do always are."""
+    master_key_id: _builtins.str
+    """The master key that wraps the project's keys from now on. Empty: the server has none."""
+    keys_to_rewrap: _builtins.int
+    """Number of keys that an earlier master key still wraps. They are wrapped anew in the background;
+    at 0 that key is not needed any more.
+    """
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool = ...,
+        master_key_id: _builtins.str = ...,
+        keys_to_rewrap: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "keys_to_rewrap", b"keys_to_rewrap", "master_key_id", b"master_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Encryption: _TypeAlias = Encryption  # noqa: Y015
+
+@_typing.final
+class SetEncryptionRequest(_message.Message):
+    """Request of SetEncryption."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project."""
+    enabled: _builtins.bool
+    """Whether to encrypt."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        enabled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetEncryptionRequest: _TypeAlias = SetEncryptionRequest  # noqa: Y015
+
+@_typing.final
+class SetEncryptionResponse(_message.Message):
+    """The encryption that holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCRYPTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def encryption(self) -> Global___Encryption:
+        """How payloads are encrypted."""
+
+    def __init__(
+        self,
+        *,
+        encryption: Global___Encryption | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["encryption", b"encryption"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encryption", b"encryption"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetEncryptionResponse: _TypeAlias = SetEncryptionResponse  # noqa: Y015
 
 @_typing.final
 class Deletion(_message.Message):

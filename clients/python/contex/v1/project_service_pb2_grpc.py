@@ -91,6 +91,11 @@ class ProjectServiceStub:
                 request_serializer=contex_dot_v1_dot_project__service__pb2.SetRetentionRequest.SerializeToString,
                 response_deserializer=contex_dot_v1_dot_project__service__pb2.SetRetentionResponse.FromString,
                 _registered_method=True)
+        self.SetEncryption = channel.unary_unary(
+                '/contex.v1.ProjectService/SetEncryption',
+                request_serializer=contex_dot_v1_dot_project__service__pb2.SetEncryptionRequest.SerializeToString,
+                response_deserializer=contex_dot_v1_dot_project__service__pb2.SetEncryptionResponse.FromString,
+                _registered_method=True)
         self.RemoveEvents = channel.unary_unary(
                 '/contex.v1.ProjectService/RemoveEvents',
                 request_serializer=contex_dot_v1_dot_project__service__pb2.RemoveEventsRequest.SerializeToString,
@@ -194,6 +199,15 @@ class ProjectServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetEncryption(self, request, context):
+        """Sets whether the payloads and descriptions of a project's events are encrypted at rest, as those
+        are that name a subject. Counts for events from now on. Needs a master key (MASTER_KEY_MISSING).
+        Audited.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveEvents(self, request, context):
         """Permanently removes old events, in whole segments of the archive. Audited. Refused while the
         project is on legal hold (LEGAL_HOLD).
@@ -261,6 +275,11 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     servicer.SetRetention,
                     request_deserializer=contex_dot_v1_dot_project__service__pb2.SetRetentionRequest.FromString,
                     response_serializer=contex_dot_v1_dot_project__service__pb2.SetRetentionResponse.SerializeToString,
+            ),
+            'SetEncryption': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetEncryption,
+                    request_deserializer=contex_dot_v1_dot_project__service__pb2.SetEncryptionRequest.FromString,
+                    response_serializer=contex_dot_v1_dot_project__service__pb2.SetEncryptionResponse.SerializeToString,
             ),
             'RemoveEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveEvents,
@@ -489,6 +508,33 @@ class ProjectService:
             '/contex.v1.ProjectService/SetRetention',
             contex_dot_v1_dot_project__service__pb2.SetRetentionRequest.SerializeToString,
             contex_dot_v1_dot_project__service__pb2.SetRetentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetEncryption(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/contex.v1.ProjectService/SetEncryption',
+            contex_dot_v1_dot_project__service__pb2.SetEncryptionRequest.SerializeToString,
+            contex_dot_v1_dot_project__service__pb2.SetEncryptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

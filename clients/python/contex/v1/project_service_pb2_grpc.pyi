@@ -84,6 +84,11 @@ class ProjectServiceStub:
     """Sets how long a project's events are kept, and where. Events that must move to the archive
     move in the background, within minutes. Audited.
     """
+    SetEncryption: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.SetEncryptionRequest, _project_service_pb2.SetEncryptionResponse]
+    """Sets whether the payloads and descriptions of a project's events are encrypted at rest, as those
+    are that name a subject. Counts for events from now on. Needs a master key (MASTER_KEY_MISSING).
+    Audited.
+    """
     RemoveEvents: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.RemoveEventsRequest, _project_service_pb2.RemoveEventsResponse]
     """Permanently removes old events, in whole segments of the archive. Audited. Refused while the
     project is on legal hold (LEGAL_HOLD).
@@ -158,6 +163,11 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     SetRetention: _aio.UnaryUnaryMultiCallable[_project_service_pb2.SetRetentionRequest, _project_service_pb2.SetRetentionResponse]  # type: ignore[assignment]
     """Sets how long a project's events are kept, and where. Events that must move to the archive
     move in the background, within minutes. Audited.
+    """
+    SetEncryption: _aio.UnaryUnaryMultiCallable[_project_service_pb2.SetEncryptionRequest, _project_service_pb2.SetEncryptionResponse]  # type: ignore[assignment]
+    """Sets whether the payloads and descriptions of a project's events are encrypted at rest, as those
+    are that name a subject. Counts for events from now on. Needs a master key (MASTER_KEY_MISSING).
+    Audited.
     """
     RemoveEvents: _aio.UnaryUnaryMultiCallable[_project_service_pb2.RemoveEventsRequest, _project_service_pb2.RemoveEventsResponse]  # type: ignore[assignment]
     """Permanently removes old events, in whole segments of the archive. Audited. Refused while the
@@ -272,6 +282,17 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_project_service_pb2.SetRetentionResponse, _abc.Awaitable[_project_service_pb2.SetRetentionResponse]]:
         """Sets how long a project's events are kept, and where. Events that must move to the archive
         move in the background, within minutes. Audited.
+        """
+
+    @_abc_1.abstractmethod
+    def SetEncryption(
+        self,
+        request: _project_service_pb2.SetEncryptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.SetEncryptionResponse, _abc.Awaitable[_project_service_pb2.SetEncryptionResponse]]:
+        """Sets whether the payloads and descriptions of a project's events are encrypted at rest, as those
+        are that name a subject. Counts for events from now on. Needs a master key (MASTER_KEY_MISSING).
+        Audited.
         """
 
     @_abc_1.abstractmethod

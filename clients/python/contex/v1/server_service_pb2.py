@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from contex.v1 import access_pb2 as contex_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63ontex/v1/server_service.proto\x12\tcontex.v1\"\x16\n\x14GetServerInfoRequest\"\xb0\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x61pi_revision\x18\x02 \x01(\r\x12\'\n\x06limits\x18\x03 \x01(\x0b\x32\x17.contex.v1.ServerLimits\x12\x1e\n\x16request_window_seconds\x18\x04 \x01(\r\x12\x1c\n\x14min_ping_interval_ms\x18\x05 \x01(\r\x12\x1d\n\x15heartbeat_interval_ms\x18\x06 \x01(\r\x12!\n\x19min_heartbeat_interval_ms\x18\x07 \x01(\r\x12!\n\x19max_heartbeat_interval_ms\x18\x08 \x01(\r\x12$\n\x08\x66\x65\x61tures\x18\t \x03(\x0e\x32\x12.contex.v1.Feature\"\xbd\x06\n\x0cServerLimits\x12\x15\n\rpayload_bytes\x18\x01 \x01(\x04\x12\x18\n\x10\x65vents_per_batch\x18\x02 \x01(\r\x12\x13\n\x0b\x62\x61tch_bytes\x18\x03 \x01(\x04\x12\x1d\n\x15request_message_bytes\x18\x04 \x01(\x04\x12\x1e\n\x16response_message_bytes\x18\x05 \x01(\x04\x12\x19\n\x11\x62\x61tches_in_flight\x18\x06 \x01(\r\x12\x15\n\rproject_chars\x18\x07 \x01(\r\x12\x16\n\x0e\x64\x61ta_key_chars\x18\x08 \x01(\r\x12\x18\n\x10\x65vent_type_chars\x18\t \x01(\r\x12\x17\n\x0fpublisher_chars\x18\n \x01(\r\x12\x18\n\x10request_id_chars\x18\x0b \x01(\r\x12\x16\n\x0e\x61gent_id_chars\x18\x0c \x01(\r\x12\x15\n\rsubject_chars\x18\r \x01(\r\x12\x19\n\x11\x64\x65scription_bytes\x18\x0e \x01(\r\x12\x1a\n\x12\x63ontent_type_chars\x18\x0f \x01(\r\x12\x18\n\x10metadata_entries\x18\x10 \x01(\r\x12\x1a\n\x12metadata_key_chars\x18\x11 \x01(\r\x12\x16\n\x0emetadata_bytes\x18\x12 \x01(\r\x12\x17\n\x0fneeds_per_agent\x18\x13 \x01(\r\x12\x12\n\nneed_chars\x18\x14 \x01(\r\x12\x13\n\x0bmax_matches\x18\x15 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x16 \x01(\r\x12\x16\n\x0e\x66ilter_entries\x18\x17 \x01(\r\x12\x12\n\nglob_chars\x18\x18 \x01(\r\x12\x15\n\rjson_pointers\x18\x19 \x01(\r\x12\x1a\n\x12json_pointer_chars\x18\x1a \x01(\r\x12\x15\n\rcomment_chars\x18\x1b \x01(\r\x12\x11\n\tpage_size\x18\x1c \x01(\r\x12\x12\n\npage_bytes\x18\x1d \x01(\r\x12\x1b\n\x13page_scanned_events\x18\x1e \x01(\r\x12\x13\n\x0bneeds_bytes\x18\x1f \x01(\r\x12\x19\n\x11min_valid_seconds\x18  \x01(\r\x12\x19\n\x11max_valid_seconds\x18! \x01(\r*\xa2\x01\n\x07\x46\x65\x61ture\x12\x17\n\x13\x46\x45\x41TURE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46\x45\x41TURE_MATCHING\x10\x01\x12\x11\n\rFEATURE_AUDIT\x10\x02\x12\x16\n\x12\x46\x45\x41TURE_DELIVERIES\x10\x03\x12\x13\n\x0f\x46\x45\x41TURE_ARCHIVE\x10\x04\x12\x13\n\x0f\x46\x45\x41TURE_SEALING\x10\x05\x12\x13\n\x0f\x46\x45\x41TURE_PARQUET\x10\x06\x32\x63\n\rServerService\x12R\n\rGetServerInfo\x12\x1f.contex.v1.GetServerInfoRequest\x1a .contex.v1.GetServerInfoResponseB<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63ontex/v1/server_service.proto\x12\tcontex.v1\x1a\x16\x63ontex/v1/access.proto\"\x16\n\x14GetServerInfoRequest\"\xb0\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x61pi_revision\x18\x02 \x01(\r\x12\'\n\x06limits\x18\x03 \x01(\x0b\x32\x17.contex.v1.ServerLimits\x12\x1e\n\x16request_window_seconds\x18\x04 \x01(\r\x12\x1c\n\x14min_ping_interval_ms\x18\x05 \x01(\r\x12\x1d\n\x15heartbeat_interval_ms\x18\x06 \x01(\r\x12!\n\x19min_heartbeat_interval_ms\x18\x07 \x01(\r\x12!\n\x19max_heartbeat_interval_ms\x18\x08 \x01(\r\x12$\n\x08\x66\x65\x61tures\x18\t \x03(\x0e\x32\x12.contex.v1.Feature\"\xbd\x06\n\x0cServerLimits\x12\x15\n\rpayload_bytes\x18\x01 \x01(\x04\x12\x18\n\x10\x65vents_per_batch\x18\x02 \x01(\r\x12\x13\n\x0b\x62\x61tch_bytes\x18\x03 \x01(\x04\x12\x1d\n\x15request_message_bytes\x18\x04 \x01(\x04\x12\x1e\n\x16response_message_bytes\x18\x05 \x01(\x04\x12\x19\n\x11\x62\x61tches_in_flight\x18\x06 \x01(\r\x12\x15\n\rproject_chars\x18\x07 \x01(\r\x12\x16\n\x0e\x64\x61ta_key_chars\x18\x08 \x01(\r\x12\x18\n\x10\x65vent_type_chars\x18\t \x01(\r\x12\x17\n\x0fpublisher_chars\x18\n \x01(\r\x12\x18\n\x10request_id_chars\x18\x0b \x01(\r\x12\x16\n\x0e\x61gent_id_chars\x18\x0c \x01(\r\x12\x15\n\rsubject_chars\x18\r \x01(\r\x12\x19\n\x11\x64\x65scription_bytes\x18\x0e \x01(\r\x12\x1a\n\x12\x63ontent_type_chars\x18\x0f \x01(\r\x12\x18\n\x10metadata_entries\x18\x10 \x01(\r\x12\x1a\n\x12metadata_key_chars\x18\x11 \x01(\r\x12\x16\n\x0emetadata_bytes\x18\x12 \x01(\r\x12\x17\n\x0fneeds_per_agent\x18\x13 \x01(\r\x12\x12\n\nneed_chars\x18\x14 \x01(\r\x12\x13\n\x0bmax_matches\x18\x15 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x16 \x01(\r\x12\x16\n\x0e\x66ilter_entries\x18\x17 \x01(\r\x12\x12\n\nglob_chars\x18\x18 \x01(\r\x12\x15\n\rjson_pointers\x18\x19 \x01(\r\x12\x1a\n\x12json_pointer_chars\x18\x1a \x01(\r\x12\x15\n\rcomment_chars\x18\x1b \x01(\r\x12\x11\n\tpage_size\x18\x1c \x01(\r\x12\x12\n\npage_bytes\x18\x1d \x01(\r\x12\x1b\n\x13page_scanned_events\x18\x1e \x01(\r\x12\x13\n\x0bneeds_bytes\x18\x1f \x01(\r\x12\x19\n\x11min_valid_seconds\x18  \x01(\r\x12\x19\n\x11max_valid_seconds\x18! \x01(\r*\xb6\x01\n\x07\x46\x65\x61ture\x12\x17\n\x13\x46\x45\x41TURE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46\x45\x41TURE_MATCHING\x10\x01\x12\x11\n\rFEATURE_AUDIT\x10\x02\x12\x16\n\x12\x46\x45\x41TURE_DELIVERIES\x10\x03\x12\x13\n\x0f\x46\x45\x41TURE_ARCHIVE\x10\x04\x12\x13\n\x0f\x46\x45\x41TURE_SEALING\x10\x05\x12\x13\n\x0f\x46\x45\x41TURE_PARQUET\x10\x06\x12\x12\n\x0e\x46\x45\x41TURE_ACCESS\x10\x07\x32k\n\rServerService\x12Z\n\rGetServerInfo\x12\x1f.contex.v1.GetServerInfoRequest\x1a .contex.v1.GetServerInfoResponse\"\x06\x8a\xb5\x18\x02\x18\x02\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,14 +33,16 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contex.v1.server_service_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.contex.v1P\001Z\035contex.dev/contex/v1;contexv1\252\002\tContex.V1'
-  _globals['_FEATURE']._serialized_start=1209
-  _globals['_FEATURE']._serialized_end=1371
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=45
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=67
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=70
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=374
-  _globals['_SERVERLIMITS']._serialized_start=377
-  _globals['_SERVERLIMITS']._serialized_end=1206
-  _globals['_SERVERSERVICE']._serialized_start=1373
-  _globals['_SERVERSERVICE']._serialized_end=1472
+  _globals['_SERVERSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
+  _globals['_SERVERSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\212\265\030\002\030\002'
+  _globals['_FEATURE']._serialized_start=1233
+  _globals['_FEATURE']._serialized_end=1415
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=69
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=91
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=94
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=398
+  _globals['_SERVERLIMITS']._serialized_start=401
+  _globals['_SERVERLIMITS']._serialized_end=1230
+  _globals['_SERVERSERVICE']._serialized_start=1417
+  _globals['_SERVERSERVICE']._serialized_end=1524
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,8 @@ class _FeatureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Feature.Value
     """Events may name a subject, whose data are encrypted and can be erased."""
     FEATURE_PARQUET: _Feature.ValueType  # 6
     """Exports as Parquet."""
+    FEATURE_ACCESS: _Feature.ValueType  # 7
+    """AccessService: callers have to prove who they are."""
 
 class Feature(_Feature, metaclass=_FeatureEnumTypeWrapper):
     """What a server can do that another may not, by its version or its settings."""
@@ -57,6 +59,8 @@ FEATURE_SEALING: Feature.ValueType  # 5
 """Events may name a subject, whose data are encrypted and can be erased."""
 FEATURE_PARQUET: Feature.ValueType  # 6
 """Exports as Parquet."""
+FEATURE_ACCESS: Feature.ValueType  # 7
+"""AccessService: callers have to prove who they are."""
 Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 @_typing.final

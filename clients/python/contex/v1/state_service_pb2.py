@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from contex.v1 import access_pb2 as contex_dot_v1_dot_access__pb2
 from contex.v1 import event_pb2 as contex_dot_v1_dot_event__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/state_service.proto\x12\tcontex.v1\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x01\n\x05\x44\x61tum\x12\x10\n\x08\x64\x61ta_key\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x08\x12\x1f\n\x05\x65vent\x18\x05 \x01(\x0b\x32\x10.contex.v1.Event\x12\x17\n\x0fpayload_omitted\x18\x06 \x01(\x08\"g\n\x05Patch\x12\x14\n\njson_patch\x18\x01 \x01(\tH\x00\x12\x16\n\x0cunified_diff\x18\x02 \x01(\tH\x00\x12(\n\x07omitted\x18\x03 \x01(\x0e\x32\x17.contex.v1.PatchOmittedB\x06\n\x04\x66orm\"\xcd\x01\n\x0fGetStateRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\x11\n\tdata_keys\x18\x03 \x03(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\"\n\x04view\x18\x05 \x01(\x0e\x32\x14.contex.v1.StateView\x12\x17\n\x0finclude_deleted\x18\x06 \x01(\x08\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"\x81\x01\n\x10GetStateResponse\x12\x1e\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x10.contex.v1.Datum\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.contex.v1.Moment\x12\x12\n\ndata_count\x18\x03 \x01(\x04\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\xc1\x01\n\x12StreamStateRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\x11\n\tdata_keys\x18\x03 \x03(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\"\n\x04view\x18\x05 \x01(\x0e\x32\x14.contex.v1.StateView\x12\x17\n\x0finclude_deleted\x18\x06 \x01(\x08\x12\x16\n\x0e\x61\x66ter_data_key\x18\x07 \x01(\t\"k\n\x13StreamStateResponse\x12\x1e\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x10.contex.v1.Datum\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.contex.v1.Moment\x12\x12\n\ndata_count\x18\x03 \x01(\x04\"\xf0\x01\n\x11\x44iffStatesRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12!\n\x04\x62\x61se\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12#\n\x06target\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12\x11\n\tdata_keys\x18\x04 \x03(\t\x12\x0e\n\x06prefix\x18\x05 \x01(\t\x12\"\n\x04view\x18\x06 \x01(\x0e\x32\x14.contex.v1.StateView\x12\x14\n\x0comit_patches\x18\x07 \x01(\x08\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\"\xa3\x01\n\x06\x43hange\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.contex.v1.ChangeKind\x12\x10\n\x08\x64\x61ta_key\x18\x02 \x01(\t\x12 \n\x06\x62\x65\x66ore\x18\x03 \x01(\x0b\x32\x10.contex.v1.Datum\x12\x1f\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32\x10.contex.v1.Datum\x12\x1f\n\x05patch\x18\x05 \x01(\x0b\x32\x10.contex.v1.Patch\"\xd8\x01\n\x12\x44iffStatesResponse\x12\"\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x11.contex.v1.Change\x12\x1f\n\x04\x62\x61se\x18\x02 \x01(\x0b\x32\x11.contex.v1.Moment\x12!\n\x06target\x18\x03 \x01(\x0b\x32\x11.contex.v1.Moment\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x04 \x01(\x04\x12\x15\n\rremoved_count\x18\x05 \x01(\x04\x12\x15\n\rchanged_count\x18\x06 \x01(\x04\x12\x17\n\x0fnext_page_token\x18\x07 \x01(\t\"\x8f\x01\n\x08Revision\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x05patch\x18\x03 \x01(\x0b\x32\x10.contex.v1.Patch\x12\x17\n\x0fpayload_omitted\x18\x04 \x01(\x08\"\xae\x01\n\x11GetHistoryRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61ta_key\x18\x02 \x01(\t\x12\"\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12\x14\n\x0comit_patches\x18\x04 \x01(\x08\x12\x15\n\romit_payloads\x18\x05 \x01(\x08\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"\x88\x01\n\x12GetHistoryResponse\x12&\n\trevisions\x18\x01 \x03(\x0b\x32\x13.contex.v1.Revision\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.contex.v1.Moment\x12\x0f\n\x07trimmed\x18\x03 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"I\n\x12GetRevisionRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61ta_key\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\"<\n\x13GetRevisionResponse\x12%\n\x08revision\x18\x01 \x01(\x0b\x32\x13.contex.v1.Revision\"X\n\x0fGetBlameRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61ta_key\x18\x02 \x01(\t\x12\"\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\"\x8a\x01\n\nBlamedPart\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpublisher\x18\x06 \x01(\t\"\x8e\x01\n\x10GetBlameResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\x12$\n\x05parts\x18\x02 \x03(\x0b\x32\x15.contex.v1.BlamedPart\x12 \n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x11.contex.v1.Moment\x12\x11\n\ttruncated\x18\x04 \x01(\x08*Q\n\tStateView\x12\x1a\n\x16STATE_VIEW_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_VIEW_FULL\x10\x01\x12\x13\n\x0fSTATE_VIEW_KEYS\x10\x02*\x99\x01\n\x0cPatchOmitted\x12\x1d\n\x19PATCH_OMITTED_UNSPECIFIED\x10\x00\x12\x18\n\x14PATCH_OMITTED_BINARY\x10\x01\x12\x1b\n\x17PATCH_OMITTED_TOO_LARGE\x10\x02\x12\x19\n\x15PATCH_OMITTED_TRIMMED\x10\x03\x12\x18\n\x14PATCH_OMITTED_ERASED\x10\x04*r\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANGE_KIND_ADDED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_REMOVED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_CHANGED\x10\x03\x32\xcc\x03\n\x0cStateService\x12\x43\n\x08GetState\x12\x1a.contex.v1.GetStateRequest\x1a\x1b.contex.v1.GetStateResponse\x12N\n\x0bStreamState\x12\x1d.contex.v1.StreamStateRequest\x1a\x1e.contex.v1.StreamStateResponse0\x01\x12I\n\nDiffStates\x12\x1c.contex.v1.DiffStatesRequest\x1a\x1d.contex.v1.DiffStatesResponse\x12I\n\nGetHistory\x12\x1c.contex.v1.GetHistoryRequest\x1a\x1d.contex.v1.GetHistoryResponse\x12L\n\x0bGetRevision\x12\x1d.contex.v1.GetRevisionRequest\x1a\x1e.contex.v1.GetRevisionResponse\x12\x43\n\x08GetBlame\x12\x1a.contex.v1.GetBlameRequest\x1a\x1b.contex.v1.GetBlameResponseB<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ontex/v1/state_service.proto\x12\tcontex.v1\x1a\x16\x63ontex/v1/access.proto\x1a\x15\x63ontex/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x01\n\x05\x44\x61tum\x12\x10\n\x08\x64\x61ta_key\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x08\x12\x1f\n\x05\x65vent\x18\x05 \x01(\x0b\x32\x10.contex.v1.Event\x12\x17\n\x0fpayload_omitted\x18\x06 \x01(\x08\"g\n\x05Patch\x12\x14\n\njson_patch\x18\x01 \x01(\tH\x00\x12\x16\n\x0cunified_diff\x18\x02 \x01(\tH\x00\x12(\n\x07omitted\x18\x03 \x01(\x0e\x32\x17.contex.v1.PatchOmittedB\x06\n\x04\x66orm\"\xcd\x01\n\x0fGetStateRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\x11\n\tdata_keys\x18\x03 \x03(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\"\n\x04view\x18\x05 \x01(\x0e\x32\x14.contex.v1.StateView\x12\x17\n\x0finclude_deleted\x18\x06 \x01(\x08\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"\x81\x01\n\x10GetStateResponse\x12\x1e\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x10.contex.v1.Datum\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.contex.v1.Moment\x12\x12\n\ndata_count\x18\x03 \x01(\x04\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\xc1\x01\n\x12StreamStateRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\"\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12\x11\n\tdata_keys\x18\x03 \x03(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\"\n\x04view\x18\x05 \x01(\x0e\x32\x14.contex.v1.StateView\x12\x17\n\x0finclude_deleted\x18\x06 \x01(\x08\x12\x16\n\x0e\x61\x66ter_data_key\x18\x07 \x01(\t\"k\n\x13StreamStateResponse\x12\x1e\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x10.contex.v1.Datum\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.contex.v1.Moment\x12\x12\n\ndata_count\x18\x03 \x01(\x04\"\xf0\x01\n\x11\x44iffStatesRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12!\n\x04\x62\x61se\x18\x02 \x01(\x0b\x32\x13.contex.v1.Position\x12#\n\x06target\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12\x11\n\tdata_keys\x18\x04 \x03(\t\x12\x0e\n\x06prefix\x18\x05 \x01(\t\x12\"\n\x04view\x18\x06 \x01(\x0e\x32\x14.contex.v1.StateView\x12\x14\n\x0comit_patches\x18\x07 \x01(\x08\x12\x11\n\tpage_size\x18\x08 \x01(\x05\x12\x12\n\npage_token\x18\t \x01(\t\"\xa3\x01\n\x06\x43hange\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.contex.v1.ChangeKind\x12\x10\n\x08\x64\x61ta_key\x18\x02 \x01(\t\x12 \n\x06\x62\x65\x66ore\x18\x03 \x01(\x0b\x32\x10.contex.v1.Datum\x12\x1f\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32\x10.contex.v1.Datum\x12\x1f\n\x05patch\x18\x05 \x01(\x0b\x32\x10.contex.v1.Patch\"\xd8\x01\n\x12\x44iffStatesResponse\x12\"\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x11.contex.v1.Change\x12\x1f\n\x04\x62\x61se\x18\x02 \x01(\x0b\x32\x11.contex.v1.Moment\x12!\n\x06target\x18\x03 \x01(\x0b\x32\x11.contex.v1.Moment\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\x04 \x01(\x04\x12\x15\n\rremoved_count\x18\x05 \x01(\x04\x12\x15\n\rchanged_count\x18\x06 \x01(\x04\x12\x17\n\x0fnext_page_token\x18\x07 \x01(\t\"\x8f\x01\n\x08Revision\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\x05patch\x18\x03 \x01(\x0b\x32\x10.contex.v1.Patch\x12\x17\n\x0fpayload_omitted\x18\x04 \x01(\x08\"\xae\x01\n\x11GetHistoryRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61ta_key\x18\x02 \x01(\t\x12\"\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\x12\x14\n\x0comit_patches\x18\x04 \x01(\x08\x12\x15\n\romit_payloads\x18\x05 \x01(\x08\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"\x88\x01\n\x12GetHistoryResponse\x12&\n\trevisions\x18\x01 \x03(\x0b\x32\x13.contex.v1.Revision\x12 \n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x11.contex.v1.Moment\x12\x0f\n\x07trimmed\x18\x03 \x01(\x08\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"I\n\x12GetRevisionRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61ta_key\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\"<\n\x13GetRevisionResponse\x12%\n\x08revision\x18\x01 \x01(\x0b\x32\x13.contex.v1.Revision\"X\n\x0fGetBlameRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61ta_key\x18\x02 \x01(\t\x12\"\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x13.contex.v1.Position\"\x8a\x01\n\nBlamedPart\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpublisher\x18\x06 \x01(\t\"\x8e\x01\n\x10GetBlameResponse\x12\x1f\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.contex.v1.Event\x12$\n\x05parts\x18\x02 \x03(\x0b\x32\x15.contex.v1.BlamedPart\x12 \n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x11.contex.v1.Moment\x12\x11\n\ttruncated\x18\x04 \x01(\x08*Q\n\tStateView\x12\x1a\n\x16STATE_VIEW_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_VIEW_FULL\x10\x01\x12\x13\n\x0fSTATE_VIEW_KEYS\x10\x02*\x99\x01\n\x0cPatchOmitted\x12\x1d\n\x19PATCH_OMITTED_UNSPECIFIED\x10\x00\x12\x18\n\x14PATCH_OMITTED_BINARY\x10\x01\x12\x1b\n\x17PATCH_OMITTED_TOO_LARGE\x10\x02\x12\x19\n\x15PATCH_OMITTED_TRIMMED\x10\x03\x12\x18\n\x14PATCH_OMITTED_ERASED\x10\x04*r\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANGE_KIND_ADDED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_REMOVED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_CHANGED\x10\x03\x32\xa6\x04\n\x0cStateService\x12R\n\x08GetState\x12\x1a.contex.v1.GetStateRequest\x1a\x1b.contex.v1.GetStateResponse\"\r\x8a\xb5\x18\t\n\x01\x06\x10\x01\x18\x02 \x01\x12]\n\x0bStreamState\x12\x1d.contex.v1.StreamStateRequest\x1a\x1e.contex.v1.StreamStateResponse\"\r\x8a\xb5\x18\t\n\x01\x06\x10\x01\x18\x02 \x01\x30\x01\x12X\n\nDiffStates\x12\x1c.contex.v1.DiffStatesRequest\x1a\x1d.contex.v1.DiffStatesResponse\"\r\x8a\xb5\x18\t\n\x01\x06\x10\x01\x18\x02 \x01\x12X\n\nGetHistory\x12\x1c.contex.v1.GetHistoryRequest\x1a\x1d.contex.v1.GetHistoryResponse\"\r\x8a\xb5\x18\t\n\x01\x06\x10\x01\x18\x02 \x01\x12[\n\x0bGetRevision\x12\x1d.contex.v1.GetRevisionRequest\x1a\x1e.contex.v1.GetRevisionResponse\"\r\x8a\xb5\x18\t\n\x01\x06\x10\x01\x18\x02 \x01\x12R\n\x08GetBlame\x12\x1a.contex.v1.GetBlameRequest\x1a\x1b.contex.v1.GetBlameResponse\"\r\x8a\xb5\x18\t\n\x01\x06\x10\x01\x18\x02 \x01\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,46 +35,58 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contex.v1.state_service_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.contex.v1P\001Z\035contex.dev/contex/v1;contexv1\252\002\tContex.V1'
-  _globals['_STATEVIEW']._serialized_start=2592
-  _globals['_STATEVIEW']._serialized_end=2673
-  _globals['_PATCHOMITTED']._serialized_start=2676
-  _globals['_PATCHOMITTED']._serialized_end=2829
-  _globals['_CHANGEKIND']._serialized_start=2831
-  _globals['_CHANGEKIND']._serialized_end=2945
-  _globals['_DATUM']._serialized_start=101
-  _globals['_DATUM']._serialized_end=237
-  _globals['_PATCH']._serialized_start=239
-  _globals['_PATCH']._serialized_end=342
-  _globals['_GETSTATEREQUEST']._serialized_start=345
-  _globals['_GETSTATEREQUEST']._serialized_end=550
-  _globals['_GETSTATERESPONSE']._serialized_start=553
-  _globals['_GETSTATERESPONSE']._serialized_end=682
-  _globals['_STREAMSTATEREQUEST']._serialized_start=685
-  _globals['_STREAMSTATEREQUEST']._serialized_end=878
-  _globals['_STREAMSTATERESPONSE']._serialized_start=880
-  _globals['_STREAMSTATERESPONSE']._serialized_end=987
-  _globals['_DIFFSTATESREQUEST']._serialized_start=990
-  _globals['_DIFFSTATESREQUEST']._serialized_end=1230
-  _globals['_CHANGE']._serialized_start=1233
-  _globals['_CHANGE']._serialized_end=1396
-  _globals['_DIFFSTATESRESPONSE']._serialized_start=1399
-  _globals['_DIFFSTATESRESPONSE']._serialized_end=1615
-  _globals['_REVISION']._serialized_start=1618
-  _globals['_REVISION']._serialized_end=1761
-  _globals['_GETHISTORYREQUEST']._serialized_start=1764
-  _globals['_GETHISTORYREQUEST']._serialized_end=1938
-  _globals['_GETHISTORYRESPONSE']._serialized_start=1941
-  _globals['_GETHISTORYRESPONSE']._serialized_end=2077
-  _globals['_GETREVISIONREQUEST']._serialized_start=2079
-  _globals['_GETREVISIONREQUEST']._serialized_end=2152
-  _globals['_GETREVISIONRESPONSE']._serialized_start=2154
-  _globals['_GETREVISIONRESPONSE']._serialized_end=2214
-  _globals['_GETBLAMEREQUEST']._serialized_start=2216
-  _globals['_GETBLAMEREQUEST']._serialized_end=2304
-  _globals['_BLAMEDPART']._serialized_start=2307
-  _globals['_BLAMEDPART']._serialized_end=2445
-  _globals['_GETBLAMERESPONSE']._serialized_start=2448
-  _globals['_GETBLAMERESPONSE']._serialized_end=2590
-  _globals['_STATESERVICE']._serialized_start=2948
-  _globals['_STATESERVICE']._serialized_end=3408
+  _globals['_STATESERVICE'].methods_by_name['GetState']._loaded_options = None
+  _globals['_STATESERVICE'].methods_by_name['GetState']._serialized_options = b'\212\265\030\t\n\001\006\020\001\030\002 \001'
+  _globals['_STATESERVICE'].methods_by_name['StreamState']._loaded_options = None
+  _globals['_STATESERVICE'].methods_by_name['StreamState']._serialized_options = b'\212\265\030\t\n\001\006\020\001\030\002 \001'
+  _globals['_STATESERVICE'].methods_by_name['DiffStates']._loaded_options = None
+  _globals['_STATESERVICE'].methods_by_name['DiffStates']._serialized_options = b'\212\265\030\t\n\001\006\020\001\030\002 \001'
+  _globals['_STATESERVICE'].methods_by_name['GetHistory']._loaded_options = None
+  _globals['_STATESERVICE'].methods_by_name['GetHistory']._serialized_options = b'\212\265\030\t\n\001\006\020\001\030\002 \001'
+  _globals['_STATESERVICE'].methods_by_name['GetRevision']._loaded_options = None
+  _globals['_STATESERVICE'].methods_by_name['GetRevision']._serialized_options = b'\212\265\030\t\n\001\006\020\001\030\002 \001'
+  _globals['_STATESERVICE'].methods_by_name['GetBlame']._loaded_options = None
+  _globals['_STATESERVICE'].methods_by_name['GetBlame']._serialized_options = b'\212\265\030\t\n\001\006\020\001\030\002 \001'
+  _globals['_STATEVIEW']._serialized_start=2616
+  _globals['_STATEVIEW']._serialized_end=2697
+  _globals['_PATCHOMITTED']._serialized_start=2700
+  _globals['_PATCHOMITTED']._serialized_end=2853
+  _globals['_CHANGEKIND']._serialized_start=2855
+  _globals['_CHANGEKIND']._serialized_end=2969
+  _globals['_DATUM']._serialized_start=125
+  _globals['_DATUM']._serialized_end=261
+  _globals['_PATCH']._serialized_start=263
+  _globals['_PATCH']._serialized_end=366
+  _globals['_GETSTATEREQUEST']._serialized_start=369
+  _globals['_GETSTATEREQUEST']._serialized_end=574
+  _globals['_GETSTATERESPONSE']._serialized_start=577
+  _globals['_GETSTATERESPONSE']._serialized_end=706
+  _globals['_STREAMSTATEREQUEST']._serialized_start=709
+  _globals['_STREAMSTATEREQUEST']._serialized_end=902
+  _globals['_STREAMSTATERESPONSE']._serialized_start=904
+  _globals['_STREAMSTATERESPONSE']._serialized_end=1011
+  _globals['_DIFFSTATESREQUEST']._serialized_start=1014
+  _globals['_DIFFSTATESREQUEST']._serialized_end=1254
+  _globals['_CHANGE']._serialized_start=1257
+  _globals['_CHANGE']._serialized_end=1420
+  _globals['_DIFFSTATESRESPONSE']._serialized_start=1423
+  _globals['_DIFFSTATESRESPONSE']._serialized_end=1639
+  _globals['_REVISION']._serialized_start=1642
+  _globals['_REVISION']._serialized_end=1785
+  _globals['_GETHISTORYREQUEST']._serialized_start=1788
+  _globals['_GETHISTORYREQUEST']._serialized_end=1962
+  _globals['_GETHISTORYRESPONSE']._serialized_start=1965
+  _globals['_GETHISTORYRESPONSE']._serialized_end=2101
+  _globals['_GETREVISIONREQUEST']._serialized_start=2103
+  _globals['_GETREVISIONREQUEST']._serialized_end=2176
+  _globals['_GETREVISIONRESPONSE']._serialized_start=2178
+  _globals['_GETREVISIONRESPONSE']._serialized_end=2238
+  _globals['_GETBLAMEREQUEST']._serialized_start=2240
+  _globals['_GETBLAMEREQUEST']._serialized_end=2328
+  _globals['_BLAMEDPART']._serialized_start=2331
+  _globals['_BLAMEDPART']._serialized_end=2469
+  _globals['_GETBLAMERESPONSE']._serialized_start=2472
+  _globals['_GETBLAMERESPONSE']._serialized_end=2614
+  _globals['_STATESERVICE']._serialized_start=2972
+  _globals['_STATESERVICE']._serialized_end=3522
 # @@protoc_insertion_point(module_scope)

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from contex.v1 import access_pb2 as contex_dot_v1_dot_access__pb2
 from contex.v1 import event_pb2 as contex_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n contex/v1/transfer_service.proto\x12\tcontex.v1\x1a\x15\x63ontex/v1/event.proto\"\x90\x02\n\x14\x45xportProjectRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\'\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x17.contex.v1.ExportFormat\x12\x10\n\x08\x63ompress\x18\x03 \x01(\x08\x12\"\n\x05since\x18\x04 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x05 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12&\n\x07include\x18\x07 \x03(\x0e\x32\x15.contex.v1.ExportPart\x12\x14\n\x0cresume_token\x18\x08 \x01(\t\"\xbb\x01\n\x15\x45xportProjectResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x04\x12\x12\n\nbyte_count\x18\x03 \x01(\x04\x12\x13\n\x0btotal_count\x18\x04 \x01(\x04\x12\x15\n\rscanned_count\x18\x05 \x01(\x04\x12\x14\n\x0cresume_token\x18\x06 \x01(\t\x12)\n\x07summary\x18\x07 \x01(\x0b\x32\x18.contex.v1.ExportSummary\"\xa4\x01\n\rExportSummary\x12\x14\n\x0c\x63ut_sequence\x18\x01 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x04\x12\x13\n\x0b\x61gent_count\x18\x05 \x01(\x04\x12\x14\n\x0cvector_count\x18\x06 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x07 \x01(\t\"\xd5\x02\n\x0bImportStart\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x04mode\x18\x02 \x01(\x0e\x32\x15.contex.v1.ImportMode\x12\'\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x17.contex.v1.ExportFormat\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\"\n\x05since\x18\x05 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x06 \x01(\x0b\x32\x13.contex.v1.Position\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x12)\n\nremap_keys\x18\x08 \x03(\x0b\x32\x15.contex.v1.KeyMapping\x12(\n\nredactions\x18\t \x03(\x0b\x32\x14.contex.v1.Redaction\x12\x11\n\timport_id\x18\n \x01(\t\"4\n\nKeyMapping\x12\x13\n\x0b\x66rom_prefix\x18\x01 \x01(\t\x12\x11\n\tto_prefix\x18\x02 \x01(\t\"u\n\tRedaction\x12\x11\n\tdata_keys\x18\x01 \x03(\t\x12\x14\n\x0cjson_pointer\x18\x02 \x01(\t\x12*\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x1a.contex.v1.RedactionAction\x12\x13\n\x0breplacement\x18\x04 \x01(\x0c\"\x0e\n\x0cImportFinish\"\x82\x01\n\x14ImportProjectRequest\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.contex.v1.ImportStartH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12)\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x17.contex.v1.ImportFinishH\x00\x42\x06\n\x04part\"\x80\x01\n\x15ImportProjectResponse\x12\x15\n\rresume_offset\x18\x01 \x01(\x04\x12\x12\n\nbyte_count\x18\x02 \x01(\x04\x12\x13\n\x0b\x65vent_count\x18\x03 \x01(\x04\x12\'\n\x06report\x18\x04 \x01(\x0b\x32\x17.contex.v1.ImportReport\"\xd4\x02\n\x0cImportReport\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\x12\'\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x17.contex.v1.ExportFormat\x12\x16\n\x0esource_project\x18\x03 \x01(\t\x12\x12\n\nread_count\x18\x04 \x01(\x04\x12\x16\n\x0eimported_count\x18\x05 \x01(\x04\x12\x15\n\rskipped_count\x18\x06 \x01(\x04\x12\x15\n\rpresent_count\x18\x07 \x01(\x04\x12\x16\n\x0eremapped_count\x18\x08 \x01(\x04\x12\x16\n\x0eredacted_count\x18\t \x01(\x04\x12\x13\n\x0b\x61gent_count\x18\n \x01(\x04\x12\x14\n\x0cvector_count\x18\x0b \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x0c \x01(\t\x12\x15\n\rlast_sequence\x18\r \x01(\t\x12\x0e\n\x06\x64igest\x18\x0e \x01(\t*\xbf\x01\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45XPORT_FORMAT_NATIVE\x10\x01\x12\x1c\n\x18\x45XPORT_FORMAT_JSON_LINES\x10\x02\x12\x1e\n\x1a\x45XPORT_FORMAT_CLOUD_EVENTS\x10\x03\x12\x19\n\x15\x45XPORT_FORMAT_PARQUET\x10\x04\x12\x1d\n\x19\x45XPORT_FORMAT_LEGACY_JSON\x10\x05*t\n\nExportPart\x12\x1b\n\x17\x45XPORT_PART_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45XPORT_PART_AGENTS\x10\x01\x12\x17\n\x13\x45XPORT_PART_VECTORS\x10\x02\x12\x18\n\x14\x45XPORT_PART_SETTINGS\x10\x03*X\n\nImportMode\x12\x1b\n\x17IMPORT_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11IMPORT_MODE_EXACT\x10\x01\x12\x16\n\x12IMPORT_MODE_REPLAY\x10\x02*\x89\x01\n\x0fRedactionAction\x12 \n\x1cREDACTION_ACTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17REDACTION_ACTION_REMOVE\x10\x01\x12\x1c\n\x18REDACTION_ACTION_REPLACE\x10\x02\x12\x19\n\x15REDACTION_ACTION_HASH\x10\x03\x32\xbf\x01\n\x0fTransferService\x12T\n\rExportProject\x12\x1f.contex.v1.ExportProjectRequest\x1a .contex.v1.ExportProjectResponse0\x01\x12V\n\rImportProject\x12\x1f.contex.v1.ImportProjectRequest\x1a .contex.v1.ImportProjectResponse(\x01\x30\x01\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n contex/v1/transfer_service.proto\x12\tcontex.v1\x1a\x16\x63ontex/v1/access.proto\x1a\x15\x63ontex/v1/event.proto\"\x90\x02\n\x14\x45xportProjectRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\'\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x17.contex.v1.ExportFormat\x12\x10\n\x08\x63ompress\x18\x03 \x01(\x08\x12\"\n\x05since\x18\x04 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x05 \x01(\x0b\x32\x13.contex.v1.Position\x12&\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12&\n\x07include\x18\x07 \x03(\x0e\x32\x15.contex.v1.ExportPart\x12\x14\n\x0cresume_token\x18\x08 \x01(\t\"\xbb\x01\n\x15\x45xportProjectResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x04\x12\x12\n\nbyte_count\x18\x03 \x01(\x04\x12\x13\n\x0btotal_count\x18\x04 \x01(\x04\x12\x15\n\rscanned_count\x18\x05 \x01(\x04\x12\x14\n\x0cresume_token\x18\x06 \x01(\t\x12)\n\x07summary\x18\x07 \x01(\x0b\x32\x18.contex.v1.ExportSummary\"\xa4\x01\n\rExportSummary\x12\x14\n\x0c\x63ut_sequence\x18\x01 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\t\x12\x15\n\rlast_sequence\x18\x03 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x04\x12\x13\n\x0b\x61gent_count\x18\x05 \x01(\x04\x12\x14\n\x0cvector_count\x18\x06 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x07 \x01(\t\"\xd5\x02\n\x0bImportStart\x12\x0f\n\x07project\x18\x01 \x01(\t\x12#\n\x04mode\x18\x02 \x01(\x0e\x32\x15.contex.v1.ImportMode\x12\'\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x17.contex.v1.ExportFormat\x12&\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x16.contex.v1.EventFilter\x12\"\n\x05since\x18\x05 \x01(\x0b\x32\x13.contex.v1.Position\x12\"\n\x05until\x18\x06 \x01(\x0b\x32\x13.contex.v1.Position\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x12)\n\nremap_keys\x18\x08 \x03(\x0b\x32\x15.contex.v1.KeyMapping\x12(\n\nredactions\x18\t \x03(\x0b\x32\x14.contex.v1.Redaction\x12\x11\n\timport_id\x18\n \x01(\t\"4\n\nKeyMapping\x12\x13\n\x0b\x66rom_prefix\x18\x01 \x01(\t\x12\x11\n\tto_prefix\x18\x02 \x01(\t\"u\n\tRedaction\x12\x11\n\tdata_keys\x18\x01 \x03(\t\x12\x14\n\x0cjson_pointer\x18\x02 \x01(\t\x12*\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x1a.contex.v1.RedactionAction\x12\x13\n\x0breplacement\x18\x04 \x01(\x0c\"\x0e\n\x0cImportFinish\"\x82\x01\n\x14ImportProjectRequest\x12\'\n\x05start\x18\x01 \x01(\x0b\x32\x16.contex.v1.ImportStartH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12)\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x17.contex.v1.ImportFinishH\x00\x42\x06\n\x04part\"\x80\x01\n\x15ImportProjectResponse\x12\x15\n\rresume_offset\x18\x01 \x01(\x04\x12\x12\n\nbyte_count\x18\x02 \x01(\x04\x12\x13\n\x0b\x65vent_count\x18\x03 \x01(\x04\x12\'\n\x06report\x18\x04 \x01(\x0b\x32\x17.contex.v1.ImportReport\"\xd4\x02\n\x0cImportReport\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\x12\'\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x17.contex.v1.ExportFormat\x12\x16\n\x0esource_project\x18\x03 \x01(\t\x12\x12\n\nread_count\x18\x04 \x01(\x04\x12\x16\n\x0eimported_count\x18\x05 \x01(\x04\x12\x15\n\rskipped_count\x18\x06 \x01(\x04\x12\x15\n\rpresent_count\x18\x07 \x01(\x04\x12\x16\n\x0eremapped_count\x18\x08 \x01(\x04\x12\x16\n\x0eredacted_count\x18\t \x01(\x04\x12\x13\n\x0b\x61gent_count\x18\n \x01(\x04\x12\x14\n\x0cvector_count\x18\x0b \x01(\x04\x12\x16\n\x0e\x66irst_sequence\x18\x0c \x01(\t\x12\x15\n\rlast_sequence\x18\r \x01(\t\x12\x0e\n\x06\x64igest\x18\x0e \x01(\t*\xbf\x01\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45XPORT_FORMAT_NATIVE\x10\x01\x12\x1c\n\x18\x45XPORT_FORMAT_JSON_LINES\x10\x02\x12\x1e\n\x1a\x45XPORT_FORMAT_CLOUD_EVENTS\x10\x03\x12\x19\n\x15\x45XPORT_FORMAT_PARQUET\x10\x04\x12\x1d\n\x19\x45XPORT_FORMAT_LEGACY_JSON\x10\x05*t\n\nExportPart\x12\x1b\n\x17\x45XPORT_PART_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45XPORT_PART_AGENTS\x10\x01\x12\x17\n\x13\x45XPORT_PART_VECTORS\x10\x02\x12\x18\n\x14\x45XPORT_PART_SETTINGS\x10\x03*X\n\nImportMode\x12\x1b\n\x17IMPORT_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11IMPORT_MODE_EXACT\x10\x01\x12\x16\n\x12IMPORT_MODE_REPLAY\x10\x02*\x89\x01\n\x0fRedactionAction\x12 \n\x1cREDACTION_ACTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17REDACTION_ACTION_REMOVE\x10\x01\x12\x1c\n\x18REDACTION_ACTION_REPLACE\x10\x02\x12\x19\n\x15REDACTION_ACTION_HASH\x10\x03\x32\xdb\x01\n\x0fTransferService\x12\x63\n\rExportProject\x12\x1f.contex.v1.ExportProjectRequest\x1a .contex.v1.ExportProjectResponse\"\r\x8a\xb5\x18\t\n\x01\x08\x10\x01\x18\x02 \x01\x30\x01\x12\x63\n\rImportProject\x12\x1f.contex.v1.ImportProjectRequest\x1a .contex.v1.ImportProjectResponse\"\x0b\x8a\xb5\x18\x07\n\x01\t\x10\x02\x18\x03(\x01\x30\x01\x42<\n\rdev.contex.v1P\x01Z\x1d\x63ontex.dev/contex/v1;contexv1\xaa\x02\tContex.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,34 +34,38 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'contex.v1.transfer_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rdev.contex.v1P\001Z\035contex.dev/contex/v1;contexv1\252\002\tContex.V1'
-  _globals['_EXPORTFORMAT']._serialized_start=1843
-  _globals['_EXPORTFORMAT']._serialized_end=2034
-  _globals['_EXPORTPART']._serialized_start=2036
-  _globals['_EXPORTPART']._serialized_end=2152
-  _globals['_IMPORTMODE']._serialized_start=2154
-  _globals['_IMPORTMODE']._serialized_end=2242
-  _globals['_REDACTIONACTION']._serialized_start=2245
-  _globals['_REDACTIONACTION']._serialized_end=2382
-  _globals['_EXPORTPROJECTREQUEST']._serialized_start=71
-  _globals['_EXPORTPROJECTREQUEST']._serialized_end=343
-  _globals['_EXPORTPROJECTRESPONSE']._serialized_start=346
-  _globals['_EXPORTPROJECTRESPONSE']._serialized_end=533
-  _globals['_EXPORTSUMMARY']._serialized_start=536
-  _globals['_EXPORTSUMMARY']._serialized_end=700
-  _globals['_IMPORTSTART']._serialized_start=703
-  _globals['_IMPORTSTART']._serialized_end=1044
-  _globals['_KEYMAPPING']._serialized_start=1046
-  _globals['_KEYMAPPING']._serialized_end=1098
-  _globals['_REDACTION']._serialized_start=1100
-  _globals['_REDACTION']._serialized_end=1217
-  _globals['_IMPORTFINISH']._serialized_start=1219
-  _globals['_IMPORTFINISH']._serialized_end=1233
-  _globals['_IMPORTPROJECTREQUEST']._serialized_start=1236
-  _globals['_IMPORTPROJECTREQUEST']._serialized_end=1366
-  _globals['_IMPORTPROJECTRESPONSE']._serialized_start=1369
-  _globals['_IMPORTPROJECTRESPONSE']._serialized_end=1497
-  _globals['_IMPORTREPORT']._serialized_start=1500
-  _globals['_IMPORTREPORT']._serialized_end=1840
-  _globals['_TRANSFERSERVICE']._serialized_start=2385
-  _globals['_TRANSFERSERVICE']._serialized_end=2576
+  _globals['_TRANSFERSERVICE'].methods_by_name['ExportProject']._loaded_options = None
+  _globals['_TRANSFERSERVICE'].methods_by_name['ExportProject']._serialized_options = b'\212\265\030\t\n\001\010\020\001\030\002 \001'
+  _globals['_TRANSFERSERVICE'].methods_by_name['ImportProject']._loaded_options = None
+  _globals['_TRANSFERSERVICE'].methods_by_name['ImportProject']._serialized_options = b'\212\265\030\007\n\001\t\020\002\030\003'
+  _globals['_EXPORTFORMAT']._serialized_start=1867
+  _globals['_EXPORTFORMAT']._serialized_end=2058
+  _globals['_EXPORTPART']._serialized_start=2060
+  _globals['_EXPORTPART']._serialized_end=2176
+  _globals['_IMPORTMODE']._serialized_start=2178
+  _globals['_IMPORTMODE']._serialized_end=2266
+  _globals['_REDACTIONACTION']._serialized_start=2269
+  _globals['_REDACTIONACTION']._serialized_end=2406
+  _globals['_EXPORTPROJECTREQUEST']._serialized_start=95
+  _globals['_EXPORTPROJECTREQUEST']._serialized_end=367
+  _globals['_EXPORTPROJECTRESPONSE']._serialized_start=370
+  _globals['_EXPORTPROJECTRESPONSE']._serialized_end=557
+  _globals['_EXPORTSUMMARY']._serialized_start=560
+  _globals['_EXPORTSUMMARY']._serialized_end=724
+  _globals['_IMPORTSTART']._serialized_start=727
+  _globals['_IMPORTSTART']._serialized_end=1068
+  _globals['_KEYMAPPING']._serialized_start=1070
+  _globals['_KEYMAPPING']._serialized_end=1122
+  _globals['_REDACTION']._serialized_start=1124
+  _globals['_REDACTION']._serialized_end=1241
+  _globals['_IMPORTFINISH']._serialized_start=1243
+  _globals['_IMPORTFINISH']._serialized_end=1257
+  _globals['_IMPORTPROJECTREQUEST']._serialized_start=1260
+  _globals['_IMPORTPROJECTREQUEST']._serialized_end=1390
+  _globals['_IMPORTPROJECTRESPONSE']._serialized_start=1393
+  _globals['_IMPORTPROJECTRESPONSE']._serialized_end=1521
+  _globals['_IMPORTREPORT']._serialized_start=1524
+  _globals['_IMPORTREPORT']._serialized_end=1864
+  _globals['_TRANSFERSERVICE']._serialized_start=2409
+  _globals['_TRANSFERSERVICE']._serialized_end=2628
 # @@protoc_insertion_point(module_scope)

@@ -13,7 +13,7 @@ from contex_server.api.shared.convert import convert
 from contex_server.api.shared.servicer import Servicer
 from contex_server.kernel.call import Call
 
-API_REVISION = 4
+API_REVISION = 5
 """Grows with every addition to `protos/`; `tests/unit/api/test_revision.py` tells when it must."""
 
 
