@@ -84,8 +84,11 @@ async def _serve(settings: Settings) -> None:
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
-        from contex_server.server import Server, monitored
+        from contex_server.server import Server, first_key, monitored
 
+        if (first := await first_key(settings, store_url)) is not None:
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            print(first.story(f"{host}:{port}"), flush=True)
         metrics = await stack.enter_async_context(monitored(settings, store_url))
         if settings.workers > 1:
             serving = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from contex_server.access.room import AccessRoom, open_access
 from contex_server.agents.room import AgentsRoom, open_agents
 from contex_server.audit.room import AuditRoom, open_audit
 from contex_server.events.room import EventsRoom, open_events
@@ -27,6 +28,7 @@ class Rooms:
     """The rooms, by capability, and where the events are."""
 
     storage: Storage
+    access: AccessRoom
     events: EventsRoom
     state: StateRoom
     match: MatchRoom
@@ -51,6 +53,7 @@ async def open_rooms(
         StartupError: The store, the archive, a key or a model can't be used.
     """
     storage = await open_storage(settings, store_url, stack)
+    access = await open_access(settings, storage.store.access, stack)
     models = await open_models(settings, stack, embedder, previous)
     timeout_s = settings.embed_timeout_ms / 1000
     embeddings = Embeddings(storage.log, storage.store.match, models, timeout_s=timeout_s)
@@ -66,4 +69,6 @@ async def open_rooms(
         settings, storage, embeddings, state.reader, inbox.reader, growth, stack
     )
     transfer = open_transfer(storage, events.publisher, projects, growth, models, settings.limits)
-    return Rooms(storage, events, state, match, inbox, agents, groups, audit, projects, transfer)
+    return Rooms(
+        storage, access, events, state, match, inbox, agents, groups, audit, projects, transfer
+    )

@@ -12,6 +12,9 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from contex_server.access.bootstrap import ADMIN_KEY_FILE, FirstKey, ensure_admin_key
+from contex_server.access.rules import rule_of
+from contex_server.api.access.servicer import AccessServicer
 from contex_server.api.agents.servicer import AgentServicer
 from contex_server.api.audit.servicer import AuditServicer
 from contex_server.api.events.servicer import EventServicer
@@ -47,6 +50,7 @@ SERVICERS: tuple[type[Servicer], ...] = (
     ProjectServicer,
     TransferServicer,
     ServerServicer,
+    AccessServicer,
 )
 """The services of the API: the only list of them."""
 LOG_HEALTH = "contex.log"
@@ -104,6 +108,8 @@ class Server:
     async def _serve(self) -> None:
         settings = self.settings
         services = [(kind.SERVICE, kind(settings, self.rooms, self.drain)) for kind in SERVICERS]
+        methods = [method for kind in SERVICERS for method in kind.SERVICE.methods]
+        self.rooms.access.rules.update({method.name: rule_of(method) for method in methods})
         self._services = tuple(service.full_name for service, _ in services)
         self._grpc = grpc.aio.server(options=_options(settings))
         exists = partial(require_project, existence=self.rooms.projects.existence)
@@ -124,7 +130,14 @@ class Server:
                 "contex_projects_refused": lambda: len(self._refused),
             },
         )
-        chain = links(self.calls, self.counts, self.rooms.audit.writer, self.intake, exists)
+        chain = links(
+            self.calls,
+            self.counts,
+            self.rooms.audit.writer,
+            self.intake,
+            self.rooms.access,
+            exists,
+        )
         self.counts.budgets = {
             "large requests": self.intake.large,
             "small requests": self.intake.small,
@@ -187,6 +200,25 @@ class Server:
         """The projects of which the archive has more than the store."""
         admission = self.rooms.projects.admission
         return set() if admission is None else admission.refused
+
+
+async def first_key(settings: Settings, store_url: str) -> FirstKey | None:
+    """Sees to it that there is an administrator, whose key is in a file; the key, if it is new.
+
+    Raises:
+        StartupError: The file or the store can't be used.
+    """
+    path = settings.admin_key_file
+    if path is None and settings.redis_url is None:
+        path = settings.data_dir / ADMIN_KEY_FILE
+    if path is None or not settings.access:
+        return None
+    store = await connect_store(settings, store_url)
+    try:
+        secret = await ensure_admin_key(store.access, path)
+    finally:
+        await store.events.close()
+    return None if secret is None else FirstKey(path, secret)
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from contex_server.audit.records import (
     AuditFilter,
     AuditRecord,
     RecordId,
+    by,
     decode_action,
 )
 from contex_server.kernel import event_codec
@@ -155,14 +156,13 @@ class AuditReader:
             AuditRecord(
                 RecordId(note.sequence, agent_id, index),
                 AuditAction.DELIVERED,
-                *SERVICE,
+                **by(SERVICE),
                 agent_id=agent_id,
                 data_key=delivery.datum.data_key,
                 sequence=str(delivery.datum.event),
                 revision=delivery.datum.revision,
                 stream_id=part.stream_id,
                 detail=_delivered(delivery),
-                actor_verified=True,
             )
             for index, delivery in enumerate(sent)
         ]
@@ -241,15 +241,14 @@ def _audit_records(note: Note, source: str, events: dict[Sequence, Event]) -> li
     if kind == b"r":
         sequence, mark, agent_id = text.split(" ")
         action = AuditAction.REGISTERED if mark == "L" else AuditAction.UNREGISTERED
-        return [AuditRecord(record_id, action, *origin, agent_id=agent_id, sequence=sequence)]
+        return [AuditRecord(record_id, action, **by(origin), agent_id=agent_id, sequence=sequence)]
     return [
         AuditRecord(
             record_id,
             AuditAction.ADMINISTERED,
-            *origin,
+            **by(origin),
             sequence=text,
             event_type=BACKGROUND_CHANGED if kind == b"b" else MODEL_CHANGED,
-            actor_verified=True,
         )
     ]
 
@@ -266,7 +265,7 @@ def _publish_records(
         record = AuditRecord(
             RecordId(note.sequence, AUDIT, index),
             AuditAction.PUBLISHED,
-            *origin,
+            **by(origin),
             request_id=request_id,
             sequence=str(sequence),
         )
@@ -288,6 +287,7 @@ def _publish_records(
                 record,
                 action=AuditAction.DELETED if event.deletes else AuditAction.PUBLISHED,
                 actor=event.publisher,
+                claimed_actor=event.claimed_publisher,
                 data_key=event.data_key,
                 revision=event.revision,
                 event_type=event.event_type,
@@ -309,26 +309,25 @@ def _journal_records(note: Note, agent_id: str) -> list[AuditRecord]:
                 AuditRecord(
                     replace(record_id, index=index),
                     AuditAction.DELIVERED,
-                    *SERVICE,
+                    **by(SERVICE),
                     agent_id=agent_id,
                     data_key=sent.data_key,
                     sequence=str(sent.event),
                     revision=sent.revision,
                     stream_id=message.stream_id,
                     detail=f"{message.kind}, resend" if sent.resend else message.kind,
-                    actor_verified=True,
                 )
                 for index, sent in enumerate(message.events)
             ]
         case journal.Acknowledgement(position, _, origin):
             record = AuditRecord(
-                record_id, AuditAction.ACKNOWLEDGED, *origin, sequence=str(position)
+                record_id, AuditAction.ACKNOWLEDGED, **by(origin), sequence=str(position)
             )
         case journal.Stream(stream_id, start=start, origin=origin):
             record = AuditRecord(
                 record_id,
                 AuditAction.SUBSCRIBED,
-                *origin,
+                **by(origin),
                 sequence=str(start),
                 stream_id=stream_id,
                 detail="Listen",

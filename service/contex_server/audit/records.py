@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import orjson
 
-from contex_server.kernel.model import EventFilter, Origin, Sequence
+from contex_server.kernel.model import SERVICE, EventFilter, Origin, Sequence
 from contex_server.kernel.scope import EVERYTHING, Scope
 
 AUDIT = ""
@@ -83,7 +84,9 @@ class AuditRecord:
     """One action; see `contex.v1.AuditRecord`.
 
     Attributes:
-        actor_verified: Whether the actor is proven; so far only the service itself is.
+        actor: The identity that was proved, or else the name that the client gave.
+        actor_verified: Whether it was proved; that of the service is.
+        claimed_actor: The name that the client gave beside one that was proved.
     """
 
     id: RecordId
@@ -101,6 +104,19 @@ class AuditRecord:
     stream_id: str = ""
     detail: str = ""
     actor_verified: bool = False
+    claimed_actor: str = ""
+
+
+def by(origin: Origin) -> dict[str, Any]:
+    """What a record says of who did something."""
+    identity, peer, client, claimed = origin
+    return {
+        "actor": identity,
+        "peer": peer,
+        "client": client,
+        "actor_verified": claimed is not None or origin == SERVICE,
+        "claimed_actor": claimed or "",
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +177,7 @@ def encode_action(
     return orjson.dumps(
         {
             "action": action,
-            "origin": list(origin),
+            "origin": origin.parts,
             "detail": detail,
             "sequence": str(sequence),
             "stream_id": stream_id,
@@ -176,7 +192,7 @@ def decode_action(record_id: RecordId, note: bytes) -> AuditRecord:
     return AuditRecord(
         record_id,
         AuditAction(fields["action"]),
-        *Origin(*fields["origin"]),
+        **by(Origin(*fields["origin"])),
         detail=fields["detail"],
         sequence=fields["sequence"],
         stream_id=fields["stream_id"],

@@ -8,13 +8,12 @@ fill in what it finds out, refuse by raising `ContexError`, and see how the rest
     metrics     counts the call and its code and reason, however it ends
     translate   turns what is not a `ContexError` into INTERNAL, and logs it
     audit       records in the project's audit that the call was refused
+    identity    finds out who calls, and refuses whoever can't prove it: before anything is read
     read        lets the request in, unless that is too much at once, and parses it; links below
                 know the project it names
-    identity    finds out who calls
     drain       refuses new calls during a shutdown
+    access      refuses what the caller may not do, and finds out what it may see: `call.scope`
     existence   refuses to read a project that does not exist
-    (access)    later: what the caller may do, and `call.scope`, what it may see
-    (quota)     later: how much of it
     servicer
 
 Metrics and audit act on the way back, so they stand before the links that refuse: a malformed
@@ -33,6 +32,9 @@ from urllib.parse import unquote
 
 import structlog
 
+from contex_server.access.authenticator import Authenticator
+from contex_server.access.room import AccessRoom
+from contex_server.access.rules import CallClass, Reach
 from contex_server.audit.writer import AuditWriter
 from contex_server.edge.incoming import Incoming, Link, Rest
 from contex_server.edge.intake import Intake
@@ -42,6 +44,7 @@ from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason, invalid_field, shutting_down
 from contex_server.kernel.model import Origin
 from contex_server.kernel.names import IDENTITY, PROJECT
+from contex_server.kernel.scope import Scope
 from contex_server.projects.existence import Existence
 
 log = structlog.get_logger(__name__)
@@ -112,17 +115,24 @@ class Calls:
 
 
 def links(
-    calls: Calls, counts: CallCounts, audit: AuditWriter, intake: Intake, *innermost: Link
+    calls: Calls,
+    counts: CallCounts,
+    audit: AuditWriter,
+    intake: Intake,
+    access: AccessRoom,
+    *innermost: Link,
 ) -> tuple[Link, ...]:
     """Every link, outermost first; `innermost` are those that ask the store."""
+    authenticator = access.authenticator if access.required else None
     return (
         calls.track,
         counts.count,
         translate,
         partial(record_refusal, audit=audit),
+        partial(identify, authenticator=authenticator),
         partial(read, intake=intake),
-        identify,
         calls.refuse_when_draining,
+        *([partial(authorize, access=access)] if access.required else []),
         *innermost,
     )
 
@@ -192,16 +202,66 @@ async def read(call: Incoming, rest: Rest, intake: Intake) -> Any:
         share.give_back()
 
 
-async def identify(call: Incoming, rest: Rest) -> Any:
-    """Link: finds out who calls, or refuses a name that is not valid with INVALID_FIELD."""
+async def identify(call: Incoming, rest: Rest, authenticator: Authenticator | None) -> Any:
+    """Link: finds out who calls, or refuses a name that is not valid with INVALID_FIELD, and with
+    UNAUTHENTICATED whoever can't prove it, where that is asked for."""
     headers = call.headers
     user_agent = headers.get("user-agent", "")
+    proved = None
     try:
-        call.origin = _origin(headers.get("contex-identity", ""), call.peer, user_agent)
+        if authenticator is not None:
+            authorization = str(headers.get("authorization", ""))
+            call.principal = await authenticator.authenticate(authorization, call.certificate)
+            proved = call.principal.identity
+        claimed = headers.get("contex-identity", "")
+        call.origin = _origin(claimed, call.peer, user_agent, proved)
     except ContexError:
-        call.origin = _origin("", call.peer, user_agent)
+        call.origin = _origin("", call.peer, user_agent, proved)
         raise
     return await rest(call)
+
+
+async def authorize(call: Incoming, rest: Rest, access: AccessRoom) -> Any:
+    """Link: refuses with PERMISSION_DENIED what the caller may not do, and what it may see.
+
+    Where requests are streamed, that is asked for each project that they name, by `Call.admit`.
+    Rights to keys, bindings, roles and tenants are a matter of AccessService.
+    """
+    rule = call.rule
+    if rule is None or rule.reach in (Reach.ANYTHING, Reach.DEPLOYMENT):
+        return await rest(call)
+    if not call.streams and rule.call_class is not CallClass.READ:
+        call.scope = _admitted(call, call.project, access)
+        return await rest(call)
+    async with access.open_calls.opened(call.principal, rule.permissions) as scopes:
+
+        def admit(project: str) -> Scope:
+            scope = scopes[project] = _admitted(call, project, access)
+            return scope
+
+        call.admit = admit
+        if call.project:
+            call.scope = admit(call.project)
+        return await rest(call)
+
+
+def _admitted(call: Incoming, project: str, access: AccessRoom) -> Scope:
+    """What the caller may see of a project, or publish to it.
+
+    Raises:
+        ContexError: PERMISSION_DENIED: the same whether the project exists or not.
+    """
+    rule = call.rule
+    assert rule is not None
+    scope = access.directory.policy.scope(call.principal, rule.permissions, project)
+    if scope is None or (rule.reach is Reach.PROJECT and not scope.is_open):
+        identity = call.principal.identity
+        raise ContexError(
+            Reason.PERMISSION_DENIED,
+            f"{identity!r} may not call {call.method} in project {project!r}",
+            metadata={"identity": identity, "method": call.method, "project": project},
+        )
+    return scope
 
 
 async def require_project(call: Incoming, rest: Rest, existence: Existence) -> Any:
@@ -212,10 +272,13 @@ async def require_project(call: Incoming, rest: Rest, existence: Existence) -> A
 
 
 @lru_cache(maxsize=4_096)
-def _origin(identity: str | bytes, peer: str, user_agent: str | bytes) -> Origin:
+def _origin(claimed: str | bytes, peer: str, user_agent: str | bytes, proved: str | None) -> Origin:
     """Who calls from where: mostly the same for all calls of a connection."""
     client = _CONTROL.sub(" ", str(user_agent))[:_CLIENT_CHARS]
-    return Origin(_identity(str(identity)), _CONTROL.sub(" ", unquote(peer)), client)
+    name, address = _identity(str(claimed)), _CONTROL.sub(" ", unquote(peer))
+    if proved is None:
+        return Origin(name, address, client)
+    return Origin(proved, address, client, "" if name == proved else name)
 
 
 def _identity(header: str) -> str:

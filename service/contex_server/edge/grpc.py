@@ -18,6 +18,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
+from contex_server.access.rules import rule_of
 from contex_server.edge.bound import bound
 from contex_server.edge.chain import chained
 from contex_server.edge.incoming import Incoming, Link
@@ -73,6 +74,7 @@ def _handler(
     service, name = method.containing_service.full_name, method.name
     message_class = message_factory.GetMessageClass(method.input_type)
     project_of = _project_reader(method)
+    rule = rule_of(method)
 
     def read(raw: bytes, call: Incoming) -> Message:
         try:
@@ -118,6 +120,7 @@ def _handler(
             read=read_request,
             size=size,
             streams=method.server_streaming,
+            rule=rule,
         )
         try:
             return await handle(call)

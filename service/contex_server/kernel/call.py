@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from contex_server.kernel.byte_budget import NO_SHARE, Share
 from contex_server.kernel.model import UNKNOWN, Origin
+from contex_server.kernel.principal import ANYBODY, Principal
 from contex_server.kernel.scope import EVERYTHING, Scope
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -15,6 +16,10 @@ Write = Callable[[bytes], Awaitable[None]]
 
 Count = Callable[[str, str, str, float], None]
 """Counts a call: its method, code and reason, and the seconds it took."""
+
+
+def _everything(_project: str) -> Scope:
+    return EVERYTHING
 
 
 def _not_counted(_method: str, _code: str, _reason: str, _seconds: float) -> None:
@@ -36,7 +41,10 @@ class Call:
             for ever.
         write: Sends a response message, in calls that are answered with a stream.
         origin: Who makes the call, and from where.
-        scope: What the caller may see.
+        principal: Who makes it, as that was proved.
+        scope: What the caller may see, or publish.
+        admit: In calls with a stream of requests, what the caller may see of a project that they
+            name; or PERMISSION_DENIED.
         project: The project that the request names, which the edge has checked. In calls with a
             stream of requests it is known from the first one on, and not checked.
         share: In calls with a stream of requests: what the one that was read last takes of what is
@@ -49,7 +57,9 @@ class Call:
     deadline: float | None = None
     write: Write = _no_stream
     origin: Origin = UNKNOWN
+    principal: Principal = ANYBODY
     scope: Scope = EVERYTHING
+    admit: Callable[[str], Scope] = _everything
     project: str = ""
     share: Share = NO_SHARE
     count: Count = _not_counted

@@ -138,6 +138,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=50051, ge=0, le=65_535)
     insecure: bool = False
+    access: bool = False
+    admin_key_file: Path | None = None
     workers: int = Field(default=1, ge=1, le=64)
     shutdown_grace_s: float = Field(default=4.0, gt=0, le=6.0)
 

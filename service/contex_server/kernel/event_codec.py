@@ -80,6 +80,7 @@ def decode_new(entry: Entry) -> Event:
         erased=_erasure(message.erased) if message.HasField("erased") else None,
         metadata=dict(message.metadata) if message.metadata else _NO_METADATA,
         valid_until_ms=_valid_until_ms(message),
+        claimed_publisher=message.claimed_publisher,
     )
 
 
@@ -121,6 +122,7 @@ def entry(event: Event) -> Entry:
         opaque=event.opaque,
         erased=None if event.erased is None else _erased_message(event.erased),
         valid_until=None if event.valid_until_ms is None else timestamp(event.valid_until_ms),
+        claimed_publisher=event.claimed_publisher,
     )
     body = message.SerializeToString(deterministic=True)
     return Entry(str(event.sequence).encode(), body)

@@ -54,6 +54,32 @@ def longest(glob: str) -> str:
     return max((part for part in _parse(glob) if _ANY not in part), key=len, default="")
 
 
+def overlap(glob: str, other: str) -> bool:
+    """Whether some text fits both."""
+    first, second = _symbols(glob), _symbols(other)
+    row = [True] + [False] * len(second)
+    for j, symbol in enumerate(second):
+        row[j + 1] = row[j] and symbol == "*"
+    for one in first:
+        above, row = row, [row[0] and one == "*"]
+        for j, symbol in enumerate(second):
+            if one == "*" or symbol == "*":
+                fits = above[j + 1] or row[j]
+            else:
+                fits = above[j] and (one == symbol or _ANY in (one, symbol))
+            row.append(fits)
+    return row[-1]
+
+
+def _symbols(glob: str) -> list[str]:
+    """Characters, with `_ANY` for "?", and "*" for a star; one that stands for itself is "**"."""
+    symbols: list[str] = []
+    for number, part in enumerate(_parse(glob)):
+        symbols += ["*"] * bool(number)
+        symbols += ["**" if character == "*" else character for character in part]
+    return symbols
+
+
 class _Globs(NamedTuple):
     """Several globs: texts, beginnings of texts such as "a*", and all others."""
 

@@ -140,22 +140,32 @@ class Origin(NamedTuple):
     """Who makes a call, and from where.
 
     Attributes:
-        identity: The name that the client gives itself; not verified.
+        identity: The identity that was proved; where access is off, the name that the client gives
+            itself.
         peer: Its address, as gRPC writes it.
         client: Its user agent.
+        claimed: The name that the client gives itself, beside an identity that was proved; None if
+            none was.
     """
 
     identity: str = ""
     peer: str = ""
     client: str = ""
+    claimed: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads what `str` wrote."""
         return cls(*text.split("\t"))
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """As it is stored: three parts, and a fourth one if the identity was proved."""
+        known = self.identity, self.peer, self.client
+        return known if self.claimed is None else (*known, self.claimed)
+
     def __str__(self) -> str:
-        return "\t".join(self)
+        return "\t".join(self.parts)
 
 
 class Change(IntEnum):
@@ -338,6 +348,7 @@ class Event:
     erased: Erasure | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     valid_until_ms: int | None = None
+    claimed_publisher: str = ""
 
     @property
     def deletes(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from contex_server.log.access import AccessStore
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.archive import ArchiveStore
 from contex_server.log.audit import AuditStore
@@ -40,3 +41,4 @@ class Store:
     archive: ArchiveStore
     keys: KeyStore
     transfer: TransferStore
+    access: AccessStore

@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.secret_files import create_secret
 
 log = structlog.get_logger(__name__)
 
@@ -89,25 +89,6 @@ def create_key(path: Path) -> bytes:
         ValueError: The file holds none.
         OSError: It can't be read or made.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(base64.b64encode(os.urandom(KEY_BYTES)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(partial, path)  # whoever comes first makes it
-            log.info("master_key_created", path=str(path), advice="keep a copy elsewhere")
-        os.unlink(partial)
-        _sync_directory(path.parent)
+    if create_secret(path, base64.b64encode(os.urandom(KEY_BYTES))):
+        log.info("master_key_created", path=str(path), advice="keep a copy elsewhere")
     return read_key(path)
-
-
-def _sync_directory(path: Path) -> None:
-    """Puts the names in a directory on disk: what is sealed must not outlive its key."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -35,6 +35,8 @@ from contex_server.kernel.model import (
 )
 from contex_server.kernel.protobuf import varint
 from contex_server.kernel.recent import Recent
+from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
+from contex_server.kernel.scope import Scope
 
 _INLINE_EVENTS = 100
 """A batch of them takes up to 5 ms."""
@@ -46,26 +48,43 @@ _FRAME_BYTES = 500
 _DURABILITIES = {0: Durability.FSYNC, **{int(durability): durability for durability in Durability}}
 
 
-def publish(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Append:
-    """A publish, or one batch of a stream; the caller's identity is the default publisher.
+def publish(
+    request: pb.PublishRequest, origin: Origin, limits: Limits, scope: Scope = UNRESTRICTED
+) -> Append:
+    """A publish, or one batch of a stream; see `_byline` for the publisher.
 
     The project has been checked.
 
     Raises:
-        ContexError: Also PAYLOAD_TOO_LARGE, EVENT_TYPE_RESERVED.
+        ContexError: Also PAYLOAD_TOO_LARGE, EVENT_TYPE_RESERVED, PERMISSION_DENIED.
     """
     try:
-        return _checked(request, origin, limits)
+        append = _checked(request, origin, limits)
     except ContexError:
         all_of(_checks(request, origin, limits))
         raise
+    if not scope.is_open:
+        _check_keys(append.events, scope)
+    return append
 
 
-async def read_publish(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Append:
+def _check_keys(events: Iterable[NewEvent], scope: Scope) -> None:
+    for index, event in enumerate(events):
+        if not scope.admits(event.data_key):
+            field = f"events[{index}].data_key"
+            problem = repr(event.data_key) if event.data_key else "an event without a data key"
+            raise ContexError(
+                Reason.PERMISSION_DENIED, f"{field}: {problem} is not yours to publish", field=field
+            )
+
+
+async def read_publish(
+    request: pb.PublishRequest, origin: Origin, limits: Limits, scope: Scope
+) -> Append:
     """`publish`, in a thread where there is much to check and to copy."""
     if len(request.events) <= _INLINE_EVENTS:
-        return publish(request, origin, limits)
-    return await asyncio.to_thread(publish, request, origin, limits)
+        return publish(request, origin, limits, scope)
+    return await asyncio.to_thread(publish, request, origin, limits, scope)
 
 
 class _Frame(NamedTuple):
@@ -76,15 +95,36 @@ class _Frame(NamedTuple):
     event_type: str
 
 
-_Fields = tuple[str, str, str, str, str]
-"""Data key, event type, content type, description, publisher."""
+class _Byline(NamedTuple):
+    """Who is named in an event, and what name was only claimed."""
+
+    publisher: str
+    claimed: str = ""
+
+
+def _byline(request: pb.PublishRequest, origin: Origin) -> _Byline:
+    """The publisher is the identity that was proved. Where none was, it is whom the request
+    names, or who the caller says it is."""
+    if origin.claimed is None:
+        return _Byline(request.publisher or origin.identity)
+    claimed = request.publisher or origin.claimed
+    return _Byline(origin.identity, "" if claimed == origin.identity else claimed)
+
+
+_Fields = tuple[str, str, str, str, _Byline]
+"""Data key, event type, content type, description, who published it."""
 
 
 def _frame(fields: _Fields) -> _Frame:
-    key, kind, content_type, description, publisher = fields
+    key, kind, content_type, description, byline = fields
     kind = kind or DATA_PUBLISHED
     before = event_pb2.Event(event_type=kind, data_key=key)
-    after = event_pb2.Event(content_type=content_type, description=description, publisher=publisher)
+    after = event_pb2.Event(
+        content_type=content_type,
+        description=description,
+        publisher=byline.publisher,
+        claimed_publisher=byline.claimed,
+    )
     return _Frame(before.SerializeToString(), after.SerializeToString(), kind)
 
 
@@ -98,7 +138,8 @@ _PAYLOAD_HEADS = [_payload_head(size) for size in range(_SHORT_BYTES)]
 
 
 def _frame_bytes(fields: _Fields, frame: _Frame) -> int:
-    return _FRAME_BYTES + 2 * sum(map(len, fields)) + len(frame.before) + len(frame.after)
+    texts = (*fields[:4], *fields[4])
+    return _FRAME_BYTES + 2 * sum(map(len, texts)) + len(frame.before) + len(frame.after)
 
 
 _known: dict[tuple[int, int], Recent[_Fields, _Frame]] = {}
@@ -115,15 +156,15 @@ def _known_under(limits: Limits) -> Recent[_Fields, _Frame]:
 
 
 def _checked(request: pb.PublishRequest, origin: Origin, limits: Limits) -> Append:
-    request_id, publisher = request.request_id, request.publisher or origin.identity
+    request_id, byline = request.request_id, _byline(request, origin)
     if request_id:
         fields.request_id(request_id)
-    if publisher:
-        fields.publisher(publisher)
+    if named := request.publisher or byline.publisher:
+        fields.publisher(named)
     durability = _durability(request.durability)
     _check_size(request, limits)
-    events = _new_events(request, publisher, limits)
-    return Append(request.project, events, request_id, durability, publisher, origin)
+    events = _new_events(request, byline, limits)
+    return Append(request.project, events, request_id, durability, byline.publisher, origin)
 
 
 def pace(request: pb.ReplayRequest, limits: Limits) -> Pace | None:
@@ -150,14 +191,14 @@ def _max_pause_ms(request: pb.ReplayRequest, limits: Limits) -> int:
     return fields.within(value, 0, most, "max_pause_ms") or _MAX_PAUSE_MS
 
 
-def _new_events(request: pb.PublishRequest, publisher: str, limits: Limits) -> list[NewEvent]:
+def _new_events(request: pb.PublishRequest, byline: _Byline, limits: Limits) -> list[NewEvent]:
     known, most = _known_under(limits), limits.payload_bytes
     events = []
     for index, event in enumerate(request.events):
         payload = event.payload
         key, kind, content_type = event.data_key, event.event_type, event.content_type
         description = event.description
-        fields = key, kind, content_type, description, publisher
+        fields = key, kind, content_type, description, byline
         frame, size = known.get(fields), len(payload)
         if (
             frame is None
@@ -168,7 +209,7 @@ def _new_events(request: pb.PublishRequest, publisher: str, limits: Limits) -> l
             or event.HasField("expected_revision")
             or event.WhichOneof("validity")
         ):
-            events.append(_new_event(event, index, publisher, limits))
+            events.append(_new_event(event, index, byline, limits))
             if frame is None and not event.tombstone and not event.metadata:
                 known.put(fields, _frame(fields))
             continue
@@ -206,9 +247,9 @@ def _checks(
     """Checks of every field of a refused request: what is at fault in an event is replaced for
     the next one.
     """
-    publisher = request.publisher or origin.identity
+    byline = _byline(request, origin)
     yield partial(fields.request_id, request.request_id)
-    yield partial(fields.publisher, publisher)
+    yield partial(fields.publisher, request.publisher or byline.publisher)
     yield partial(_durability, request.durability)
     yield partial(_check_size, request, limits)
     for index, event in enumerate(islice(request.events, limits.events_per_batch)):
@@ -218,14 +259,14 @@ def _checks(
         for _ in pb.NewEvent.DESCRIPTOR.fields:
             if passed:
                 break
-            yield partial(_check_rest, rest, index, publisher, limits, passed)
+            yield partial(_check_rest, rest, index, byline, limits, passed)
 
 
 def _check_rest(
-    rest: pb.NewEvent, index: int, publisher: str, limits: Limits, passed: list[NewEvent]
+    rest: pb.NewEvent, index: int, byline: _Byline, limits: Limits, passed: list[NewEvent]
 ) -> None:
     try:
-        passed.append(_new_event(rest, index, publisher, limits))
+        passed.append(_new_event(rest, index, byline, limits))
     except ContexError as error:
         name: Any = (error.field or "").rpartition(".")[2]
         sound = _SOUND.get(name)
@@ -240,9 +281,9 @@ _SOUND = {"data_key": "key", "event_type": "type"}
 """What replaces a name that is at fault: other fields may need that there is one."""
 
 
-def _new_event(event: pb.NewEvent, index: int, publisher: str, limits: Limits) -> NewEvent:
+def _new_event(event: pb.NewEvent, index: int, byline: _Byline, limits: Limits) -> NewEvent:
     try:
-        return _checked_event(event, publisher, limits)
+        return _checked_event(event, byline, limits)
     except ContexError as error:
         field = f"events[{index}].{error.field}"
         message = error.message.replace(f"{error.field}:", f"{field}:", 1)
@@ -256,7 +297,7 @@ _STATES = {
 }
 
 
-def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEvent:
+def _checked_event(event: pb.NewEvent, byline: _Byline, limits: Limits) -> NewEvent:
     key, kind, payload = event.data_key, event.event_type, event.payload
     content_type, description, tombstone = event.content_type, event.description, event.tombstone
     if kind:
@@ -290,7 +331,8 @@ def _checked_event(event: pb.NewEvent, publisher: str, limits: Limits) -> NewEve
         payload=payload,
         content_type=content_type,
         description=description,
-        publisher=publisher,
+        publisher=byline.publisher,
+        claimed_publisher=byline.claimed,
         metadata=metadata,
     ).SerializeToString()
     expected = event.expected_revision if event.HasField("expected_revision") else None

@@ -186,7 +186,8 @@ class _Pipeline:
     async def _prepare(self, batch: pb.PublishRequest) -> Append | ContexError:
         try:
             fields.project(batch.project)
-            append = await checks.read_publish(batch, self._call.origin, self._limits)
+            scope = self._call.admit(batch.project)
+            append = await checks.read_publish(batch, self._call.origin, self._limits, scope)
             return await self._publisher.prepare(append)
         except ContexError as error:
             return error

@@ -37,7 +37,7 @@ class EventServicer(Servicer):
     async def publish(self, request: pb.PublishRequest, call: Call) -> pb.PublishResponse:
         publisher = self._rooms.events.publisher
         with RIGHT_OF_WAY.taken():
-            append = await checks.read_publish(request, call.origin, self._limits)
+            append = await checks.read_publish(request, call.origin, self._limits, call.scope)
             prepared = await publisher.prepare(append)
             response = pb.PublishResponse()
             put_published(response, await publisher.append(prepared))

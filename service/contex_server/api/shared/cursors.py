@@ -51,6 +51,8 @@ class Token(IntEnum):
     INBOX = 15
     PARKED_PAGE = 16
     CONSUMED = 17
+    KEYS_PAGE = 18
+    BINDINGS_PAGE = 19
 
 
 def encode_position(token: Token, project: str, position: Sequence) -> str:

@@ -35,9 +35,9 @@ class TransferServicer(Servicer):
             first = await anext(parts, None)
             if first is None or first.WhichOneof("part") != "start":
                 raise invalid_field("start", "must come first")
-            started = await self._rooms.transfer.importer.begin(
-                checks.start(first.start, self._limits), call.origin
-            )
+            start = checks.start(first.start, self._limits)
+            call.admit(call.project)
+            started = await self._rooms.transfer.importer.begin(start, call.origin)
             keep = True
             try:
                 await call.write(messages.progress_message(started))

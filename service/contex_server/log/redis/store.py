@@ -7,6 +7,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import StartupError
+from contex_server.log.redis.access import RedisAccess
 from contex_server.log.redis.agents import RedisAgents, RedisJournals
 from contex_server.log.redis.appender import Fsync, fsync_policy
 from contex_server.log.redis.archive import RedisArchive
@@ -85,6 +86,7 @@ async def open_store(url: str, settings: Settings | None = None) -> Store:
         archive=RedisArchive(client),
         keys=RedisKeys(client),
         transfer=RedisTransfer(client),
+        access=RedisAccess(client),
     )
 
 

@@ -1,0 +1,110 @@
+"""Who calls: by an API key, a token of an issuer, or a client certificate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from contex_server.access.credentials import parse_key
+from contex_server.access.directory import Directory
+from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.principal import Credential, Principal
+
+_BEARER = "bearer "
+_REMEMBERED = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class Authenticator:
+    """Proves who calls.
+
+    Attributes:
+        verify: Verifies a token of an issuer; None where none is trusted.
+        identity_of: The identity in a client certificate; "" if it has none.
+    """
+
+    directory: Directory
+    verify: Callable[[str], Awaitable[Principal]] | None = None
+    identity_of: Callable[[Mapping[str, list[bytes]]], str] | None = None
+    _known: dict[str, Principal] = field(default_factory=dict, init=False)
+    """Whom keys were found to be of; those that are no longer valid are dropped as they change."""
+    _known_version: int = field(default=-1, init=False)
+
+    async def authenticate(
+        self, authorization: str, certificate: Mapping[str, list[bytes]]
+    ) -> Principal:
+        """Who calls.
+
+        Args:
+            authorization: The header; "" if there is none.
+            certificate: What the transport says of the client's certificate, which it has verified.
+
+        Raises:
+            ContexError: UNAUTHENTICATED.
+        """
+        if self._known_version != self.directory.version:
+            self._known.clear()
+            self._known_version = self.directory.version
+        if (principal := self._known.get(authorization)) is not None:
+            check_valid(principal, self.directory)
+            self.directory.used(principal.key_id)
+            return principal
+        if authorization:
+            if authorization[: len(_BEARER)].lower() != _BEARER:
+                raise unauthenticated(
+                    "INVALID", "authorization must be 'Bearer ' and a key or token"
+                )
+            return await self._bearer(authorization)
+        if certificate and self.identity_of is not None:
+            if identity := self.identity_of(certificate):
+                return Principal(identity, credential=Credential.CERTIFICATE)
+            raise unauthenticated("INVALID", "the client certificate names no identity")
+        raise unauthenticated(
+            "MISSING", "send the metadata 'authorization' with an API key or a token"
+        )
+
+    async def _bearer(self, authorization: str) -> Principal:
+        text = authorization[len(_BEARER) :].strip()
+        secret = parse_key(text)
+        if secret is None:
+            if text.startswith("ctx_") or self.verify is None:
+                raise unauthenticated("INVALID", "this is no API key of this deployment")
+            return await self.verify(text)
+        key = self.directory.key(secret.key_id)
+        if not secret.fits("" if key is None else key.digest) or key is None:
+            raise unauthenticated("INVALID", "this is no API key of this deployment")
+        principal = Principal(
+            key.identity,
+            key.tenant,
+            Credential.API_KEY,
+            key.key_id,
+            expires_s=key.expires_ms / 1000 if key.expires_ms else None,
+        )
+        check_valid(principal, self.directory)
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[authorization] = principal
+        self.directory.used(key.key_id)
+        return principal
+
+
+def check_valid(principal: Principal, directory: Directory) -> None:
+    """Checks that what proved an identity still does.
+
+    Raises:
+        ContexError: UNAUTHENTICATED.
+    """
+    if principal.credential is Credential.API_KEY:
+        key = directory.key(principal.key_id)
+        if key is None or key.revoked_ms:
+            raise unauthenticated("REVOKED", f"the key ctx_{principal.key_id} was revoked")
+    if principal.expires_s is not None and time.time() >= principal.expires_s:
+        raise unauthenticated("EXPIRED", "the key or token has expired")
+
+
+def unauthenticated(cause: str, problem: str) -> ContexError:
+    """A call without valid credentials."""
+    return ContexError(
+        Reason.UNAUTHENTICATED, f"unauthenticated: {problem}", metadata={"cause": cause}
+    )

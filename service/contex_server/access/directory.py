@@ -1,0 +1,152 @@
+"""All records of access in memory, kept up to date, so that deciding asks nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import structlog
+
+from contex_server.access.policy import Policy
+from contex_server.access.records import (
+    ApiKey,
+    Binding,
+    Record,
+    RecordDamaged,
+    Role,
+    Tenant,
+    decode,
+)
+from contex_server.kernel.errors import ContexError
+from contex_server.kernel.failures import Failures
+from contex_server.log.access import ACCESS, AccessStore
+
+log = structlog.get_logger(__name__)
+
+REFRESH_S = 0.5
+"""How often each server asks what changed: a change holds everywhere within 2 s, with room for a
+store that is slow to answer."""
+GUARD = "guard/"
+"""Names of records that only show whether others of a kind have changed."""
+_USES_S = 60.0
+"""How often it is noted when keys were used."""
+
+
+class Directory:
+    """Keys, bindings, roles and tenants, as of the last look at the store.
+
+    Attributes:
+        policy: What decides. Another one takes its place when a record changes.
+        version: The version of the store that it is of.
+    """
+
+    def __init__(self, store: AccessStore) -> None:
+        self._store = store
+        self._records: dict[str, Record] = {}
+        self._stored: dict[str, bytes] = {}
+        self._watchers: list[Callable[[], None]] = []
+        self._used: dict[str, int] = {}
+        self._uses_at = time.monotonic()
+        self._failures = Failures("access_not_refreshed")
+        self._looking = asyncio.Lock()
+        self.policy = Policy()
+        self.version = 0
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Calls something after each change."""
+        self._watchers.append(watcher)
+
+    def stored(self, record_name: str) -> bytes:
+        """A record as it is stored; b"" if there is none."""
+        return self._stored.get(record_name, b"")
+
+    def key(self, key_id: str) -> ApiKey | None:
+        """A key by its id."""
+        record = self._records.get(f"key/{key_id}")
+        return record if isinstance(record, ApiKey) else None
+
+    def all_keys(self) -> list[ApiKey]:
+        """All keys, in the order of their ids."""
+        keys = [record for record in self._records.values() if isinstance(record, ApiKey)]
+        return sorted(keys, key=lambda key: key.key_id)
+
+    def used(self, key_id: str) -> None:
+        """Notes that a key was used, now and then."""
+        self._used[key_id] = int(time.time() * 1000)
+
+    async def refresh(self) -> None:
+        """Reads what is new.
+
+        Raises:
+            ContexError: STORE_UNAVAILABLE.
+            RecordDamaged: A tenant can't be read: without it, its projects would be another's.
+        """
+        async with self._looking:
+            changed = await self._store.changed(self.version)
+            if changed.version == self.version:
+                return
+            records, stored = dict(self._records), dict(self._stored)
+            for name, content in changed.records.items():
+                records.pop(name, None)
+                stored.pop(name, None)
+                if content is None:
+                    continue
+                stored[name] = content
+                if name.startswith(GUARD):
+                    continue
+                try:
+                    records[name] = decode(name, content)
+                except RecordDamaged as error:
+                    if name.startswith("tenant/"):
+                        raise
+                    # What it allowed, it allows no more.
+                    log.error("access_record_damaged", record=name, error=str(error))
+            self._records, self._stored = records, stored
+            self.policy, self.version = _policy(records), changed.version
+        for watcher in self._watchers:
+            watcher()
+
+    async def run(self) -> None:
+        """Keeps it up to date."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                await self.refresh()
+                if time.monotonic() > self._uses_at + _USES_S:
+                    await self.note_uses()
+                self._failures.worked(ACCESS)
+            except (ContexError, RecordDamaged) as error:
+                self._failures.failed(ACCESS, error)
+
+    async def note_uses(self) -> None:
+        """Notes in the store when keys were used."""
+        self._uses_at = time.monotonic()
+        used, self._used = self._used, {}
+        if used:
+            try:
+                await self._store.note_uses(used)
+            except ContexError:
+                self._used = {**used, **self._used}
+                raise
+
+    async def close(self) -> None:
+        """Notes what is not noted, unless the store is away."""
+        with suppress(ContexError):
+            await self.note_uses()
+
+
+def _policy(records: Mapping[str, Record]) -> Policy:
+    roles, bindings, tenants = dict[str, Role](), dict[str, Binding](), dict[str, Tenant]()
+    for record in records.values():
+        match record:
+            case Role():
+                roles[record.name] = record
+            case Binding():
+                bindings[record.identity] = record
+            case Tenant():
+                tenants[record.name] = record
+            case _:
+                pass
+    return Policy(roles, bindings, tenants)
