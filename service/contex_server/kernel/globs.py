@@ -16,6 +16,9 @@ _PARTS = re.compile(r"\\(.)|(.)", re.DOTALL)
 _ANY = "\0"
 """Stands for any one character in a parsed glob: names have no control characters."""
 
+_STAR = "\1"
+"""Stands for any run of characters in a glob that is read as a text."""
+
 _Glob = tuple[str, ...]
 """What is between the stars of a glob."""
 
@@ -54,30 +57,83 @@ def longest(glob: str) -> str:
     return max((part for part in _parse(glob) if _ANY not in part), key=len, default="")
 
 
+def covers(glob: str, other: str) -> bool:
+    """Whether every text that fits the other glob fits this one.
+
+    False also where that is not seen: never wrongly True. Linear but for "?" between stars.
+    """
+    return glob == other or _fits(_ordered(glob), _STAR.join(_ordered(other)))
+
+
 def overlap(glob: str, other: str) -> bool:
-    """Whether some text fits both."""
-    first, second = _symbols(glob), _symbols(other)
-    row = [True] + [False] * len(second)
-    for j, symbol in enumerate(second):
-        row[j + 1] = row[j] and symbol == "*"
-    for one in first:
-        above, row = row, [row[0] and one == "*"]
-        for j, symbol in enumerate(second):
-            if one == "*" or symbol == "*":
-                fits = above[j + 1] or row[j]
-            else:
-                fits = above[j] and (one == symbol or _ANY in (one, symbol))
-            row.append(fits)
-    return row[-1]
+    """Whether some text fits both. Exact, in one step for each character of the first.
+
+    What has been read of the other glob when `glob` is read up to some character are the bits of
+    a number, as in `_find`.
+    """
+    text = _STAR.join(_ordered(other))
+    stars, singles = _places(text, _STAR), _places(text, _ANY)
+    any_one = ((1 << len(text)) - 1) & ~stars
+    literals = {c: _places(text, c) | singles for c in set(text) - {_STAR, _ANY}}
+    reached = 1 | (stars & 1) << 1
+    for character in _STAR.join(_ordered(glob)):
+        if character == _STAR:
+            lowest = reached & -reached
+            reached = (1 << len(text) + 1) - lowest
+            continue
+        fitting = any_one if character == _ANY else literals.get(character, singles)
+        reached = reached & stars | (reached & fitting) << 1
+        reached |= (reached & stars) << 1
+        if not reached:
+            return False
+    return bool(reached >> len(text) & 1)
 
 
-def _symbols(glob: str) -> list[str]:
-    """Characters, with `_ANY` for "?", and "*" for a star; one that stands for itself is "**"."""
-    symbols: list[str] = []
-    for number, part in enumerate(_parse(glob)):
-        symbols += ["*"] * bool(number)
-        symbols += ["**" if character == "*" else character for character in part]
-    return symbols
+def intersect(glob: str, other: str) -> frozenset[str]:
+    """Globs that what fits both fits, and nothing else: of two that only overlap, and of which
+    neither is a text with a star behind it, none."""
+    if covers(glob, other):
+        return frozenset({other})
+    if covers(other, glob):
+        return frozenset({glob})
+    for first, second in ((glob, other), (other, glob)):
+        start = exact(first[:-1]) if first.endswith("*") else None
+        # An odd number of backslashes makes the star stand for itself.
+        if start is not None and exact(first) is None:
+            return _that_begin_with(start, second)
+    return frozenset()
+
+
+def _that_begin_with(start: str, glob: str) -> frozenset[str]:
+    """Globs for what fits one and begins with a text."""
+    text = _STAR.join(_ordered(glob))
+    places = {0, 1} if text.startswith(_STAR) else {0}
+    for character in start:
+        moved = {place for place in places if text[place : place + 1] == _STAR}
+        moved |= {p + 1 for p in places if text[p : p + 1] in (_ANY, character)}
+        places = moved | {p + 1 for p in moved if text[p : p + 1] == _STAR}
+    found = {_written(start) + _written(text[place:]) for place in places}
+    return _widest(found)
+
+
+def _widest(globs: set[str]) -> frozenset[str]:
+    """The same without those that others cover."""
+    kept: list[str] = []
+    for glob in sorted(globs, key=lambda glob: (len(glob), glob)):
+        if not any(covers(other, glob) for other in kept):
+            kept = [other for other in kept if not covers(glob, other)] + [glob]
+    return frozenset(kept)
+
+
+def _written(text: str) -> str:
+    """A glob, from characters that stand for themselves, `_ANY` and `_STAR`."""
+    names = {_STAR: "*", _ANY: "?", "*": "\\*", "?": "\\?", "\\": "\\\\"}
+    return "".join(names.get(character, character) for character in text)
+
+
+def _places(text: str, character: str) -> int:
+    """A number with the bits set of the places where a text has a character."""
+    return sum(1 << place for place, other in enumerate(text) if other == character)
 
 
 class _Globs(NamedTuple):
@@ -111,7 +167,24 @@ def _parse(glob: str) -> _Glob:
     return tuple(texts)
 
 
+@lru_cache(maxsize=4_096)
+def _ordered(glob: str) -> _Glob:
+    """A glob in which what stands for any one character comes before a star, not behind it, and no
+    two stars follow each other: the same texts fit."""
+    text = _STAR.join(_parse(glob))
+    return tuple(_WILD.sub(_in_order, text).split(_STAR))
+
+
+_WILD = re.compile(f"[{_ANY}{_STAR}]+")
+
+
+def _in_order(run: re.Match[str]) -> str:
+    return _ANY * run[0].count(_ANY) + (_STAR if _STAR in run[0] else "")
+
+
 def _fits(glob: _Glob, text: str) -> bool:
+    """Whether a text fits. A `_STAR` in it fits nothing but a star, so that all fits for which the
+    text stands as a glob."""
     first, last = glob[0], glob[-1]
     if len(glob) == 1:
         return len(text) == len(first) and _is_at(first, text, 0)
@@ -131,6 +204,8 @@ def _is_at(part: str, text: str, place: int) -> bool:
     if _ANY not in part:
         return text.startswith(part, place)
     there = text[place : place + len(part)]
+    if _STAR in there:
+        return False
     return all(one in (_ANY, other) for one, other in zip(part, there, strict=True))
 
 
@@ -150,7 +225,8 @@ def _find(part: str, text: str, start: int, end: int) -> int:
             places[character] = places.get(character, 0) | 1 << index
     begun, whole = 0, 1 << len(part) - 1
     for index in range(start, end):
-        begun = (begun << 1 | 1) & (places.get(text[index], 0) | anywhere)
+        fitting = places.get(text[index], 0) | anywhere if text[index] != _STAR else 0
+        begun = (begun << 1 | 1) & fitting
         if begun & whole:
             return index - len(part) + 1
     return -1
