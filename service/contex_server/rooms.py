@@ -62,7 +62,17 @@ async def open_rooms(
     state = open_state(settings, storage, growth, stack)
     match = open_match(settings, storage, embeddings, events.hub, state.reader, stack)
     inbox = open_inbox(settings, storage, events.hub, match, growth, stack)
-    agents = open_agents(settings, storage, embeddings, state.reader, match, inbox, growth, stack)
+    agents = open_agents(
+        settings,
+        storage,
+        embeddings,
+        state.reader,
+        match,
+        inbox,
+        growth,
+        access.directory,
+        stack,
+    )
     groups = open_groups(settings, storage, events.hub, inbox, agents, stack)
     audit = open_audit(storage, agents.journals, stack)
     projects = await open_projects(

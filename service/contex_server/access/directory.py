@@ -19,12 +19,16 @@ from contex_server.access.records import (
     Tenant,
     decode,
 )
+from contex_server.access.roles import Permission
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.failures import Failures
+from contex_server.kernel.principal import Credential, Principal
+from contex_server.kernel.scope import NOTHING, Scope
 from contex_server.log.access import ACCESS, AccessStore
 
 log = structlog.get_logger(__name__)
 
+_LISTEN = frozenset({int(Permission.LISTEN)})
 REFRESH_S = 0.5
 """How often each server asks what changed: a change holds everywhere within 2 s, with room for a
 store that is slow to answer."""
@@ -71,6 +75,12 @@ class Directory:
         """All keys, in the order of their ids."""
         keys = [record for record in self._records.values() if isinstance(record, ApiKey)]
         return sorted(keys, key=lambda key: key.key_id)
+
+    def listens_to(self, identity: str, groups: frozenset[str], project: str) -> Scope:
+        """What an identity, with some groups, may listen to in a project."""
+        principal = Principal(identity, credential=Credential.TOKEN, groups=groups)
+        scope = self.policy.scope(principal, _LISTEN, project)
+        return NOTHING if scope is None else scope
 
     def used(self, key_id: str) -> None:
         """Notes that a key was used, now and then."""

@@ -24,7 +24,7 @@ from contex_server.inbox.judgement import is_own
 from contex_server.inbox.subscriber import lowest
 from contex_server.kernel import event_codec
 from contex_server.kernel.inbox_ids import event_of
-from contex_server.kernel.model import BEGINNING, Agent, Entry, KeyState, Match, utf8_bytes
+from contex_server.kernel.model import BEGINNING, Agent, Change, Entry, KeyState, Match, utf8_bytes
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.scope import Scope
 from contex_server.kernel.slices import sliced
@@ -67,6 +67,20 @@ _HELD_BACK: dict[StaleReason | None, HeldBackReason] = {
 
 
 @dataclass(frozen=True, slots=True)
+class WithheldDatum:
+    """What an agent had been sent of a datum that it may not read any more.
+
+    Attributes:
+        revision: The last one that it was sent.
+        since: The registration since which it is withheld.
+    """
+
+    data_key: str
+    revision: int
+    since: LogSequence
+
+
+@dataclass(frozen=True, slots=True)
 class KnownDatum:
     """What an agent had been sent of a datum.
 
@@ -102,6 +116,7 @@ class AgentContext:
     known_omitted: int
     pending_omitted: int
     held_back_omitted: int
+    withheld: list[WithheldDatum]
 
     @property
     def streams(self) -> list[Stream]:
@@ -159,7 +174,8 @@ class AgentContextReader:
             if delivery.event <= moment.sequence and not delivery.deleted and scope.admits(data_key)
         }
         state = await self.states.at(project, moment.sequence)
-        matched = await self._matched(project, agent, moment, near_misses, scope)
+        readable = scope.intersect(agent.scope)
+        matched = await self._matched(project, agent, moment, near_misses, readable)
         held: dict[str, HeldDatum] = {}
         async for data_key, delivery in sliced(deliveries.items()):
             matches = matched[data_key][1] if data_key in matched else ()
@@ -190,6 +206,11 @@ class AgentContextReader:
             len(deliveries) - len(known),
             pending_omitted,
             held_back_omitted,
+            [
+                WithheldDatum(data_key, delivery.revision, delivery.event)
+                for data_key, delivery in sorted(knowledge.deliveries.items())
+                if delivery.change == Change.WITHHELD and delivery.event <= moment.sequence
+            ][:_MAX_LISTED],
         )
 
     async def _with_times(

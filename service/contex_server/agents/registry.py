@@ -83,6 +83,19 @@ class AgentSpec:
     ttl_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Whose an agent is, and what it may read."""
+
+    identity: str
+    groups: frozenset[str]
+    scope: Scope
+
+    def given_to(self, agent: Agent) -> Agent:
+        """An agent with these rights."""
+        return replace(agent, identity=self.identity, groups=self.groups, scope=self.scope)
+
+
 class Outcome(Enum):
     """What a registration did; see `contex.v1.RegistrationOutcome`."""
 
@@ -143,8 +156,12 @@ class AgentRegistry:
         budget: ContextBudget,
         origin: Origin,
         scope: Scope,
+        rights: Rights | None = None,
     ) -> Registration:
         """See `AgentService.RegisterAgent`; needs and max_matches are required.
+
+        Args:
+            rights: The caller's; None where access is off: then they stay as they are.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, AGENT_CONFLICT,
@@ -156,10 +173,14 @@ class AgentRegistry:
 
         def change(current: Agent | None, now_ms: int) -> Agent:
             if current is not None and (same := _completed(current, spec)) is not None:
-                return _changed(current, same, now_ms)
-            registered_ms = current.registered_ms if current else now_ms
-            new = Agent(agent_id, (), default_threshold, _MAX_MATCHES, registered_ms, now_ms)
-            return _changed(new, spec, now_ms)
+                agent = _changed(current, same, now_ms)
+            else:
+                registered_ms = current.registered_ms if current else now_ms
+                new = Agent(agent_id, (), default_threshold, _MAX_MATCHES, registered_ms, now_ms)
+                agent = _changed(new, spec, now_ms)
+                if current is not None:
+                    agent = Rights(current.identity, current.groups, current.scope).given_to(agent)
+            return agent if rights is None else rights.given_to(agent)
 
         return await self._write(project, agent_id, change, last_seen, budget, origin, scope)
 
@@ -221,6 +242,33 @@ class AgentRegistry:
                 break
             after = stored[-1].agent_id
         return found[:count]
+
+    async def give_rights(
+        self, project: str, agent_id: str, rights: Callable[[Agent], Rights | None], origin: Origin
+    ) -> bool:
+        """Writes into the log what an agent may read from now on; returns whether that is new.
+
+        Args:
+            rights: Those that it is to have, by its registration; None: what it has.
+
+        Raises:
+            ContexError: AGENT_CONFLICT.
+        """
+        for _ in range(_TRIES):
+            stored = await self.store.agent(project, agent_id)
+            before = next((a for a, _ in intact(project, [stored] if stored else [])), None)
+            if stored is None or before is None or (given := rights(before)) is None:
+                return False
+            agent = given.given_to(before)
+            if agent == before:
+                return False
+            now_ms = max(time.time_ns() // 1_000_000, before.updated_ms + 1)
+            agent = replace(agent, updated_ms=now_ms)
+            write = _agent_write(project, agent, stored, before, None, origin)
+            if await self.store.write_agent(write) is not None:
+                self.deciders.hint(project)
+                return True
+        raise _conflict(agent_id)
 
     async def unregister(self, project: str, agent_id: str, origin: Origin) -> LogSequence:
         """Removes a registration and its cursor; returns the event's sequence.
@@ -316,18 +364,7 @@ class AgentRegistry:
             await self.embeddings.of_needs(
                 project, model, {need.digest: need.text for _, need in in_words(agent.needs)}
             )
-            payload = registered_payload(agent, before, cursor)
-            write = AgentWrite(
-                project,
-                agent_id,
-                stored.record if stored else b"",
-                encode_agent(agent),
-                cursor,
-                AGENT_REGISTERED,
-                event_codec.encode(AGENT_REGISTERED, payload, {}),
-                origin,
-                agent.ttl_ms,
-            )
+            write = _agent_write(project, agent, stored, before, cursor, origin)
             outcome = Outcome.REGISTERED if stored is None else Outcome.CHANGED
             attempt = await self.store.write_agent(write)
             if attempt is not None:
@@ -341,7 +378,7 @@ class AgentRegistry:
             agent.needs,
             at_least=written.sequence,
             budget=budget,
-            scope=scope,
+            scope=scope.intersect(agent.scope),
             without_publisher=agent_id if agent.exclude_own else "",
         )
         await self.recorder.answered(
@@ -351,6 +388,28 @@ class AgentRegistry:
         )
         registered = Registered(agent, written.cursor, written.contact_ms)
         return Registration(registered, answer, cursor or written.cursor, outcome)
+
+
+def _agent_write(
+    project: str,
+    agent: Agent,
+    stored: AgentRecord | None,
+    before: Agent | None,
+    cursor: LogSequence | None,
+    origin: Origin,
+) -> AgentWrite:
+    payload = registered_payload(agent, before, cursor)
+    return AgentWrite(
+        project,
+        agent.agent_id,
+        stored.record if stored else b"",
+        encode_agent(agent),
+        cursor,
+        AGENT_REGISTERED,
+        event_codec.encode(AGENT_REGISTERED, payload, {}),
+        origin,
+        agent.ttl_ms,
+    )
 
 
 def _registered(project: str, records: Iterable[AgentRecord]) -> list[Registered]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from contex_server.agents.expiry import AgentExpiry
 from contex_server.agents.journal_reader import JournalReader
 from contex_server.agents.needs import NeedReader
 from contex_server.agents.registry import AgentRegistry
+from contex_server.agents.rights import AgentRights, AgentScopes
 from contex_server.agents.staleness import StalenessReader
 from contex_server.agents.waiting import AgentWaiters
 from contex_server.events.expirer import Expirer
@@ -37,6 +39,7 @@ class AgentsRoom:
     journals: JournalReader
     contexts: AgentContextReader
     needs: NeedReader
+    rights: AgentRights
 
 
 def open_agents(
@@ -47,6 +50,7 @@ def open_agents(
     match: MatchRoom,
     inbox: InboxRoom,
     growth: Growth,
+    scopes: AgentScopes,
     stack: AsyncExitStack,
 ) -> AgentsRoom:
     """Builds the room; the stack closes it."""
@@ -87,4 +91,10 @@ def open_agents(
     )
     stack.push_async_callback(expirer.close)
     expirer.start()
-    return AgentsRoom(registry, contacts, expiry, waiters, recorder, journals, contexts, needs)
+    rights = AgentRights(registry, inbox.deciders, scopes)
+    if settings.access:
+        keeping = asyncio.create_task(rights.run(), name="contex-agent-rights")
+        stack.callback(keeping.cancel)
+    return AgentsRoom(
+        registry, contacts, expiry, waiters, recorder, journals, contexts, needs, rights
+    )

@@ -272,4 +272,4 @@ def _changes_needs(before: Subscriber, event: Event, agent: Agent) -> bool:
             return registered_agent(event.payload)[1] is not None
         except AgentDamaged:
             return False
-    return agent.needs != before.agent.needs
+    return (agent.needs, agent.scope) != (before.agent.needs, before.agent.scope)

@@ -34,7 +34,7 @@ from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failures import Failures
-from contex_server.kernel.model import BEGINNING, EVERYTHING, Entry
+from contex_server.kernel.model import BEGINNING, EVERYTHING, Agent, Entry
 from contex_server.log.inboxes import Shard, Standing, shard_of
 from contex_server.match.agent_codec import AgentDamaged, intact
 from contex_server.match.engine import MatchEngine
@@ -93,9 +93,17 @@ class ProjectDecider:
         )
         self._live: Pass
         self._behind: Behind
+        self.has_begun = False
+        """Whether it knows its agents."""
         self.ended = False
         """Whether it has stopped by itself, and may be started anew."""
         self._task = asyncio.create_task(self._run(), name=f"contex-decider-{project}")
+
+    @property
+    def registrations(self) -> list[Agent]:
+        """The newest registration of each agent for which it decides, as far as it has come."""
+        known = self._roster.known.values()
+        return [s.agent if s.awaited is None else s.awaited.agent for s in known]
 
     @property
     def agents_behind(self) -> int:
@@ -194,6 +202,7 @@ class ProjectDecider:
             self._live,
             self._retrying,
         )
+        self.has_begun = True
         roster.wake.set()
 
     async def _adopt(self, decided: Iterable[str]) -> None:

@@ -54,6 +54,10 @@ class Deciders:
         """For how many projects this process decides."""
         return len(self._deciders)
 
+    def all(self) -> list[ProjectDecider]:
+        """Those of all projects for which this process decides."""
+        return [*self._deciders.values()]
+
     @property
     def agents_behind(self) -> int:
         """How many agents' past or new needs are still being decided."""

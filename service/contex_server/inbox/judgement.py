@@ -69,6 +69,8 @@ def judge(
         before: What the agent was sent of the datum.
     """
     event = occasion.event
+    if not agent.scope.admits(event.data_key):
+        return NOTHING  # Of what it held of it, the change of its rights has told.
     if event.event_type in SERVICE_TYPES:
         before = None  # It is no revision of a datum, whatever its key.
     holds = before is not None and before.held
@@ -127,7 +129,13 @@ def _told(
 
 def is_own(event: Event, agent: Agent) -> bool:
     """Whether an agent is not told of an event because it published it itself."""
-    return agent.exclude_own and event.publisher == agent.agent_id
+    if not agent.exclude_own:
+        return False
+    if event.publisher == agent.agent_id:
+        return True
+    # Others may claim its name, too.
+    proved = bool(agent.identity) and event.publisher == agent.identity
+    return proved and event.claimed_publisher == agent.agent_id
 
 
 def met_by(near: tuple[Match, ...], agent: Agent) -> tuple[Match, ...]:

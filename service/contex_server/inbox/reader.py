@@ -27,7 +27,16 @@ from contex_server.kernel.inbox_ids import (
     kept_place,
     last_place,
 )
-from contex_server.kernel.model import BEGINNING, Change, Entry, Event, Range, Sequence
+from contex_server.kernel.model import (
+    AGENT_REGISTERED,
+    BEGINNING,
+    DATA_ERASED,
+    Change,
+    Entry,
+    Event,
+    Range,
+    Sequence,
+)
 from contex_server.kernel.slices import Slices, sliced
 from contex_server.log.agents import AgentStore, JournalStore
 from contex_server.log.inboxes import InboxEntry, InboxStore, Standing, Trimmed
@@ -47,7 +56,9 @@ _CONFLATED = 500_000
 """Entries that are searched for the latest of each data key."""
 _QUOTES = 4_096
 _NO_QUOTES: dict[int, bytes] = {}
-_PLAIN = frozenset(Change) - {Change.ERASED, Change.REGISTERED}
+_STUBS = (Change.ERASED, Change.WITHHELD)
+"""What is told without the event, which is one of the service."""
+_PLAIN = frozenset(Change) - {*_STUBS, Change.REGISTERED}
 
 
 class Page(NamedTuple):
@@ -266,8 +277,8 @@ class InboxReader:
     ) -> Delivery | None:
         """The same; without the payload if the event is there no more."""
         change = head.change
-        omitted = entry is None and change is not Change.ERASED
-        if entry is None or change is Change.ERASED:
+        omitted = entry is None and change not in _STUBS
+        if entry is None or change in _STUBS:
             entry = _stub(head)
         elif change is Change.REGISTERED:
             try:
@@ -566,7 +577,9 @@ def _stub(head: Head) -> Entry:
         case Change.EXPIRED:
             event_type = "data_expired"
         case Change.ERASED:
-            event_type = "data_erased"
+            event_type = DATA_ERASED
+        case Change.WITHHELD:
+            event_type = AGENT_REGISTERED
         case _:
             event_type = "data_published"
     return event_codec.entry(Event(head.event, event_type, head.data_key, revision=head.revision))

@@ -1,5 +1,5 @@
 """What a registration brings at once: all data that match its needs by then, and of those that the
-agent held the ones that match no longer.
+agent held the ones that match no longer, or that it may not read any more.
 
 It needs the project's data, which the matcher of this process has. That may be ahead of the
 registration: data that have changed since are judged by what they were then.
@@ -24,6 +24,7 @@ from contex_server.inbox.subscriber import Subscriber, encode_subscriber, watche
 from contex_server.kernel import event_codec
 from contex_server.kernel.inbox_ids import LAST_ENTRY, entry_of, inbox_id, last_place
 from contex_server.kernel.model import (
+    AGENT_REGISTERED,
     BEGINNING,
     DATA_EXPIRED,
     SERVICE_TYPES,
@@ -50,7 +51,10 @@ _TOGETHER = 64
 
 
 class _Datum(NamedTuple):
-    """A datum as of the registration, and the needs that it comes near."""
+    """A datum as of the registration, and the needs that it comes near.
+
+    Of one that is withheld there is the registration's own sequence.
+    """
 
     sequence: Sequence
     data_key: str
@@ -74,7 +78,7 @@ class _Step:
     Attributes:
         data: Those that are still to be told, in the order of the log; that of its own event stands
             for the change of needs.
-        done: What the inbox has already, by event.
+        done: What the inbox has already, by event and data key.
         number: The number of the inbox's last entry of it.
         since: The place of that.
         version: The number of what the data were judged by.
@@ -83,7 +87,7 @@ class _Step:
     def __init__(self, subscriber: Subscriber, begun: list[tuple[Sequence, Decision]]) -> None:
         self.subscriber = subscriber
         self.data: list[_Datum] = []
-        self.done = {decision.event: decision for _, decision in begun}
+        self.done = {(decision.event, decision.data_key): decision for _, decision in begun}
         self.since = begun[-1][0] if begun else last_place(self.place.prev())
         self.number = entry_of(self.since) if begun else 0
         self.version = 0
@@ -148,8 +152,11 @@ class Steps:
         for subscriber in subscribers:
             step = _Step(subscriber, begun[subscriber.agent.agent_id])
             near, step.version = await self._near(matcher, step)
-            gone = [name for name in held.get(step.agent.agent_id, ()) if name not in near]
-            step.data = sorted([*near.values(), *await self._as_of(step.place, gone)])
+            names, scope = held.get(step.agent.agent_id, set()), step.agent.scope
+            withheld = {name for name in names if not scope.admits(name)}
+            gone = [name for name in names - withheld if name not in near]
+            step.data = [_Datum(step.place, name, ()) for name in sorted(withheld)]
+            step.data += sorted([*near.values(), *await self._as_of(step.place, gone)])
             assert subscriber.awaited is not None
             if not (_is_new(subscriber) or step.done or subscriber.awaited.missed):
                 step.data.insert(0, _Datum(step.place, "", ()))
@@ -208,7 +215,7 @@ class Steps:
         """Decides what a step tells of a datum."""
         subscriber, agent, place = step.subscriber, step.agent, step.place
         event = event_codec.decode(entry)
-        if datum.sequence == place:
+        if datum.sequence == place and not datum.data_key:
             decision = Decision(Change.REGISTERED, place, 0, "", ())
             await self._ledger.decided(draft, subscriber, Made.of(decision, place, 0, entry))
             return
@@ -220,11 +227,21 @@ class Steps:
             holders[subscriber.number] = holding
             draft.changed.add((shard, datum.data_key))
 
+        if datum.sequence == place:
+            if before is not None and before.held:
+                hold(before._replace(held=False))
+                step.number += 1
+                name, last = datum.data_key, before.last
+                decision = Decision(Change.WITHHELD, place, last, name, ())
+                stub = event_codec.entry(Event(place, AGENT_REGISTERED, name, revision=last))
+                made = Made.of(decision, place, step.number, stub)
+                await self._ledger.decided(draft, subscriber, made)
+            return
         if before is not None and before.last > event.revision:
             return  # A copy of the project has what was decided later.
         if event.erased is not None:
             datum = datum._replace(near=())  # Nor does it meet a need that asks for its key alone.
-        if (done := step.done.get(datum.sequence)) is not None:
+        if (done := step.done.get((datum.sequence, datum.data_key))) is not None:
             # A copy may have been taken of the inbox after what was held before.
             held = _holding(event, before, done.change, done.matches)
             if before is None or (before.last, before.held) != (held.last, held.held):
@@ -253,11 +270,12 @@ class Steps:
         engine, agent, place = self._engine, watched(step.agent), step.place
         async with matcher.index_at(place) as (index, position):
             needs = [replace(need, max_matches=len(index.latest) or 1) for need in agent.needs]
-            latest = index.latest
+            latest, admits = index.latest, agent.scope.admits
             found = await engine.find(
-                index, needs, lambda key: latest[key] <= place, registered=True
+                index, needs, lambda key: latest[key] <= place and admits(key), registered=True
             )
             changed = await self._changed(place, position) if position > place else []
+            changed = [event for event in changed if admits(event.data_key)]
             matched: list[tuple[Match, ...]] = []
             if changed:
                 encodings = await engine.encode_needs(index, agent.needs)

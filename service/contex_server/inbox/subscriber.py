@@ -71,8 +71,8 @@ class Subscriber:
     def __post_init__(self) -> None:
         agent = self.agent
         needs = tuple([(n.digest, n.text, n.threshold, n.exclude) for n in agent.needs])
-        own = agent.agent_id if agent.exclude_own else ""
-        self.kind = _kind(needs, agent.muted, agent.min_delta, own)
+        own = (agent.agent_id, agent.identity) if agent.exclude_own else ()
+        self.kind = _kind(needs, agent.muted, agent.min_delta, own, agent.scope)
         self.texts |= {need.id: need.text for need in self.agent.needs}
         if self.awaited is not None:
             self.texts |= {need.id: need.text for need in self.awaited.agent.needs}

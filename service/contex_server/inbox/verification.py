@@ -19,6 +19,7 @@ from contex_server.inbox.subscriber import Subscriber, lowest
 from contex_server.kernel import event_codec
 from contex_server.kernel.inbox_ids import entry_of, event_of, inbox_id, last_place
 from contex_server.kernel.model import (
+    AGENT_REGISTERED,
     DATA_ERASED,
     DATA_EXPIRED,
     SERVICE_TYPES,
@@ -228,6 +229,9 @@ class DeliveryVerification:
                 return f"the log has no event {decision.event}"
         elif change is Change.REGISTERED or event_codec.is_damaged(event):
             return ""
+        elif change is Change.WITHHELD:
+            if event.event_type != AGENT_REGISTERED:
+                return f"{decision.event} changes no rights"
         elif change is Change.ERASED:
             if event.event_type != DATA_ERASED:
                 return f"{decision.event} erases nothing"
@@ -238,7 +242,8 @@ class DeliveryVerification:
             problem = _of_needs(inbox.subscriber.agent, decision, event)
             if problem:
                 return problem
-        if not decision.data_key or (event and change != Change.ERASED and _of_service(event)):
+        told = (Change.ERASED, Change.WITHHELD)
+        if not decision.data_key or (event and change not in told and _of_service(event)):
             return ""
         known = inbox.known.get(decision.data_key)
         problem, excused = _follow(inbox, place, decision)
@@ -473,11 +478,12 @@ def _follow(inbox: _Inbox, place: Sequence, decision: Decision) -> tuple[str, bo
         if change in (Change.UPDATED, Change.LEFT):
             inbox.unseen.setdefault(name, _Unseen(place, decision))
         return "", False
-    if revision < known.revision or (revision == known.revision and not entry_of(place)):
+    again = revision == known.revision and not entry_of(place)
+    if revision < known.revision or again:
         return f"revision {revision} of {name} after {known.revision}", False
     if known.held and change is Change.MATCHED:
         return f"MATCHED of {name}, which it holds", True
-    if not known.held and change in (Change.UPDATED, Change.LEFT):
+    if not known.held and change in (Change.UPDATED, Change.LEFT, Change.WITHHELD):
         return f"{change.name} of {name}, which it does not hold", True
     return "", False
 

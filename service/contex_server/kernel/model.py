@@ -180,6 +180,7 @@ class Change(IntEnum):
     DELETED = 4
     EXPIRED = 5
     ERASED = 6
+    WITHHELD = 7
     REGISTERED = 15
 
 
@@ -541,6 +542,9 @@ class Agent:
         muted: What it does without.
         exclude_own: Whether what it publishes itself is not sent to it.
         ttl_ms: How long it may go without a contact; 0: for ever.
+        identity: Whose agent it is; "" of one that was registered while access was off.
+        groups: The groups that its identity had when it registered.
+        scope: What its identity may read; only that is matched.
     """
 
     agent_id: str
@@ -553,6 +557,9 @@ class Agent:
     muted: frozenset[Change] = frozenset()
     exclude_own: bool = False
     ttl_ms: int = 0
+    identity: str = ""
+    groups: frozenset[str] = frozenset()
+    scope: Scope = UNRESTRICTED
 
 
 class Match(NamedTuple):

@@ -106,12 +106,14 @@ class Glob(PrintableName):
 PROJECT = Name("project", 1, 64, "A-Z a-z 0-9 _ . -", "a letter or digit")
 IDENTITY = PrintableName("contex-identity", 0, 128)
 """By which a client names itself, in a header of this name."""
+PROVED_IDENTITY = PrintableName("identity", 1, 128)
 DATA_KEY = PrintableName("data_key", 1, 256)
 EVENT_TYPE = PrintableName("event_type", 1, 64)
 TYPE_PREFIX = PrintableName("event_type_prefixes", 1, EVENT_TYPE.high, part=True)
 PUBLISHER = PrintableName("publisher", 0, 128)
 AGENT_ID = Name("agent_id", 1, 128, "A-Z a-z 0-9 _ . : / @ + -", "a letter or digit")
 KEY_GLOB = Glob("data_keys", 1, 512)
+AGENT_GLOB = Glob("agent_ids", 1, 128)
 SUBJECT_NAME = Name("subject", 1, 128, "A-Z a-z 0-9 _ . : / @ + -")
 """The person whose data an event holds."""
 

@@ -68,3 +68,4 @@ def _digest(some: frozenset[str]) -> str:
 
 
 EVERYTHING = Scope()
+NOTHING = Scope(frozenset())

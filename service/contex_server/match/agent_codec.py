@@ -17,6 +17,8 @@ from contex_server.kernel.model import (
     Need,
     Sequence,
 )
+from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
+from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentRecord
 from contex_server.match.filter_codec import (
     decode_filter,
@@ -60,6 +62,8 @@ def decode_agent(record: bytes) -> Agent:
         pointers = fields["min_delta"]
         fields["min_delta"] = None if pointers is None else MinDelta(tuple(pointers))
         fields["muted"] = frozenset(map(Change, fields.get("muted", ())))
+        fields["groups"] = frozenset(fields.get("groups", ()))
+        fields["scope"] = _decode_scope(fields.get("scope"))
         agent = Agent(**fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AgentDamaged(f"no registration: {type(error).__name__}") from error
@@ -99,7 +103,8 @@ def _is_typed(agent: Agent) -> bool:
         all(type(number) is int for number in (*numbers, *(n.max_matches for n in agent.needs)))
         and all(type(n) in (int, float) for n in (agent.threshold, *_thresholds(agent)))
         and all(isinstance(text, str) for n in agent.needs for text in (n.text, *n.exclude))
-        and all(isinstance(text, str) for text in (agent.agent_id, *pointers))
+        and all(isinstance(text, str) for text in (agent.agent_id, agent.identity, *pointers))
+        and all(isinstance(text, str) for text in (*agent.groups, *(agent.scope.data_keys or ())))
         and isinstance(agent.exclude_own, bool)
     )
 
@@ -187,6 +192,9 @@ def agent_of_event(event: Event) -> tuple[Agent, Sequence | None]:
             frozenset(map(Change, fields.get("muted", ()))),
             fields.get("exclude_own", False),
             fields.get("ttl_ms", 0),
+            fields.get("identity", ""),
+            frozenset(fields.get("groups", ())),
+            _decode_scope(fields.get("scope")),
         )
         position = None if after is None else Sequence.parse(after)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -244,7 +252,17 @@ def _encode_wishes(agent: Agent) -> dict[str, Any]:
         wishes["exclude_own"] = True
     if agent.ttl_ms:
         wishes["ttl_ms"] = agent.ttl_ms
+    if agent.identity:
+        wishes["identity"] = agent.identity
+    if agent.groups:
+        wishes["groups"] = sorted(agent.groups)
+    if agent.scope.data_keys is not None:
+        wishes["scope"] = sorted(agent.scope.data_keys)
     return wishes
+
+
+def _decode_scope(globs: list[str] | None) -> Scope:
+    return UNRESTRICTED if globs is None else Scope(frozenset(globs))
 
 
 def _encode_need(need: Need) -> list[Any]:

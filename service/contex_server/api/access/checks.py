@@ -21,7 +21,7 @@ DAY_MS = 24 * 3_600_000
 MAX_TTL_MS = 3_650 * DAY_MS
 MAX_OVERLAP_MS = 90 * DAY_MS
 
-identity = PrintableName("identity", 1, 128)
+identity = fields.identity
 key_id = Name("key_id", 1, 64, "A-Z a-z 0-9")
 role_name = Name("name", 1, 64, "A-Z a-z 0-9 _ . -", "a letter or digit")
 tenant_name = Name("tenant", 1, 64, "A-Z a-z 0-9 _ . -", "a letter or digit")

@@ -25,6 +25,7 @@ from contex_server.events.stream import Message
 from contex_server.inbox.progress import AgentProgress
 from contex_server.kernel.model import BEGINNING, Agent, EventFilter, Need, Sequence
 from contex_server.kernel.protobuf import timestamp
+from contex_server.kernel.scope import NOTHING
 from contex_server.matching.context import ContextFormat
 
 
@@ -65,6 +66,9 @@ def agent_message(agent: Agent, acknowledged: Sequence) -> pb.Agent:
         muted_kinds=[event_pb2.MatchKind.ValueType(change) for change in sorted(agent.muted)],
         exclude_own=agent.exclude_own,
         ttl=_ttl_message(agent.ttl_ms) if agent.ttl_ms else None,
+        identity=agent.identity,
+        readable_data_keys=sorted(agent.scope.data_keys or ()),
+        sees_nothing=agent.scope == NOTHING,
     )
 
 
@@ -158,6 +162,15 @@ def context_message(context: AgentContext) -> pb.GetAgentContextResponse:
         known_omitted_count=context.known_omitted,
         pending_omitted_count=context.pending_omitted,
         held_back_omitted_count=context.held_back_omitted,
+        withheld=[
+            pb.WithheldDatum(
+                data_key=datum.data_key,
+                revision=datum.revision,
+                since_sequence=str(datum.since),
+                since_time=timestamp(datum.since.ms),
+            )
+            for datum in context.withheld
+        ],
     )
 
 

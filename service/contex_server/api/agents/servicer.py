@@ -9,7 +9,7 @@ from functools import partial
 from contex.v1 import agent_service_pb2 as pb
 from contex.v1 import event_pb2
 
-from contex_server.agents.registry import AgentSpec, Registration
+from contex_server.agents.registry import AgentSpec, Registration, Rights
 from contex_server.api.agents import messages
 from contex_server.api.groups.servicer import GroupServicer
 from contex_server.api.match import checks
@@ -56,6 +56,7 @@ class AgentServicer(GroupServicer):
             budget=budget,
             origin=call.origin,
             scope=call.scope,
+            rights=self._rights(call),
         )
         return await answered(
             pb.RegisterAgentResponse,
@@ -64,6 +65,25 @@ class AgentServicer(GroupServicer):
             cursor=cursors.encode_position(Token.CURSOR, call.project, registered.resume),
             outcome=_outcome(registered),
         )
+
+    def _rights(self, call: Call) -> Rights | None:
+        """Those of the caller's agents; None where access is off."""
+        if not self._rooms.access.required:
+            return None
+        principal = call.principal
+        rights = self._rooms.agents.rights
+        return rights.of(principal.identity, principal.groups, call.project)
+
+    async def assign_agents(
+        self, request: pb.AssignAgentsRequest, call: Call
+    ) -> pb.AssignAgentsResponse:
+        with Checks() as check:
+            glob = check(fields.agent_glob, request.agent_ids, "agent_ids")
+            identity = check(fields.identity, request.identity, "identity")
+        count = await self._rooms.agents.rights.assign(
+            call.project, glob, identity, call.origin, reassign=request.reassign
+        )
+        return pb.AssignAgentsResponse(assigned_count=count)
 
     async def update_agent(
         self, request: pb.UpdateAgentRequest, call: Call
