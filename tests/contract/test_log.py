@@ -35,6 +35,7 @@ from contex_server.projects.retention import Retention, RetentionStore
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_keys import ArchivedKeys
 from contex_server.tiers.archived_log import ArchivedLog, ArchivedSnapshots
+from contex_server.tiers.encryption import Encryption
 from contex_server.tiers.objects import Objects
 from contex_server.tiers.sealed_log import SealedLog
 from contex_server.tiers.sealer import Sealer
@@ -117,7 +118,9 @@ async def storage(
     """The store alone, or under the archive and sealing."""
     sealer = Sealer(store.keys, None)
     if request.param == "redis":
-        yield Storage(store, None, sealer, store.events, store.events, store.snapshots)
+        yield Storage(
+            store, None, sealer, Encryption(store.keys), store.events, store.events, store.snapshots
+        )
         return
     objects = Objects.open(tmp_path.as_uri())
     archive = Archive(store.archive, objects, cache_bytes=1 << 20)
@@ -133,7 +136,8 @@ async def storage(
     )
     raw = ArchivingLog(store, archive, archiver)
     snapshots = ArchivingSnapshots(store, archive, archiver)
-    yield Storage(store, archive, sealer, SealedLog(raw, sealer), raw, snapshots)
+    encryption, log = Encryption(store.keys), SealedLog(raw, sealer)
+    yield Storage(store, archive, sealer, encryption, log, raw, snapshots)
     await archiver.close()
     await archive.close()
 

@@ -60,6 +60,7 @@ _WITHOUT_PROJECT = frozenset(
             "ImportProject",
             "RegisterAgent",
             "SetRetention",
+            "SetEncryption",
             "Subscribe",
         ),
         # They tell of a project also if it does not exist, or bring back one that was lost.

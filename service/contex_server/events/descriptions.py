@@ -74,10 +74,10 @@ class Descriptions:
             key = event.data_key
             if event.carries:
                 found = planned.get(key) or learnt.get(key) or known.get((key, project), _NONE)
-                planned[key] = _carry(event, found)
+                planned[key] = _carry(event, found, append.encrypted)
             elif key:
                 text = "" if event.tombstone else event.description
-                event.described = _stored(text, event.subject)
+                event.described = _stored(text, event.subject, append.encrypted)
                 if carries:
                     planned[key] = Current(text, event.subject, event.described) if text else _NONE
 
@@ -136,21 +136,23 @@ class Descriptions:
             if entry is not None:
                 event = event_codec.decode(entry)
                 subject = event.metadata.get(SUBJECT, "")
-                stored = _stored(event.description, subject)
+                stored = _stored(event.description, subject, False)
                 current = Current(event.description, subject, stored, str(place))
             found.append((place, current))
         return found
 
 
-def _carry(event: NewEvent, found: Current) -> Current:
+def _carry(event: NewEvent, found: Current, encrypted: bool) -> Current:
     """Gives an event the description that was found, and returns what its datum has then.
 
     What is sealed for a person stays in events that are sealed for that person.
     """
     current = found
-    if found.latest or (found.text and found.subject != event.subject):
+    plain = encrypted and found.stored[:1] == "T"  # Since the project was not encrypted then.
+    if plain or found.latest or (found.text and found.subject != event.subject):
         text = "" if found.subject and found.subject != event.subject else found.text
-        current = Current(text, event.subject, _stored(text, event.subject)) if text else _NONE
+        stored = _stored(text, event.subject, encrypted)
+        current = Current(text, event.subject, stored) if text else _NONE
     event.description, event.described = current.text, current.stored
     if found.latest:
         event.was = f"@{found.latest}"
@@ -159,9 +161,9 @@ def _carry(event: NewEvent, found: Current) -> Current:
     return current
 
 
-def _stored(text: str, subject: str) -> str:
+def _stored(text: str, subject: str, encrypted: bool) -> str:
     """A description as the store keeps it."""
-    if not subject or not text:
+    if not text or not (subject or encrypted):
         return text and f"T{text}"
     both = f"{subject}\0{text}".encode()
     return f"D{b64encode(blake2b(both, digest_size=12).digest()).decode()}"

@@ -23,6 +23,7 @@ from contex_server.matching.describe import (
 )
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.formats.passages import PayloadMalformed
+from contex_server.tiers.encryption import Encryption
 from contex_server.tiers.sealer import Sealer
 
 _ATTEMPTS = 16
@@ -43,17 +44,20 @@ class Publisher:
         descriptions: Descriptions,
         embeddings: Embeddings,
         sealer: Sealer,
+        encryption: Encryption,
         growth: Growth,
     ) -> None:
         self._log = log
         self._descriptions = descriptions
         self._embeddings = embeddings
         self._sealer = sealer
+        self._encryption = encryption
         self._growth = growth
         self._describer = Describer()
 
     async def prepare(self, append: Append) -> Append:
-        """Describes and embeds the events of an append, and seals those that name a subject.
+        """Describes and embeds the events of an append, and seals those that name a subject, or
+        all.
 
         Those without a description keep their datum's.
 
@@ -62,9 +66,10 @@ class Publisher:
 
         Raises:
             ContexError: LOG_CHANGED; PAYLOAD_MALFORMED; STORE_UNAVAILABLE, ARCHIVE_UNAVAILABLE;
-                MASTER_KEY_MISSING, KEY_UNAVAILABLE where an event names a subject.
+                MASTER_KEY_MISSING, KEY_UNAVAILABLE where an event is to be sealed.
         """
         await self._growth.admit(append.project)  # Not in `append`, which must keep an order.
+        append.encrypted = await self._encryption.holds(append.project)
         for event in append.events:
             if event.carries:
                 event.bare = event.body
@@ -94,6 +99,10 @@ class Publisher:
                     await asyncio.wait(after)
                 # Afterwards the model is too slow for whoever changes them.
                 await self._renew(append, changed.actual, embed=not attempt)
+            except ContexError:
+                if append.encrypted:  # Its key may be gone.
+                    self._sealer.forget(append.project)
+                raise
         else:
             raise ContexError(
                 Reason.OVERLOADED,
@@ -112,6 +121,9 @@ class Publisher:
     ) -> None:
         """Describes, embeds and seals events, by their places in the append."""
         texts: dict[bytes, Description] = {}
+        lock = None
+        if append.encrypted:
+            lock = await self._sealer.lock_of(append.project, len(append.events))
         slices = Slices()
         for index, event in events:
             if event.bare and event.description:
@@ -130,6 +142,8 @@ class Publisher:
                 event.payload = b""
             if event.subject:
                 event.body = await self._sealer.seal(append.project, event.subject, event.body)
+            elif lock is not None:
+                event.body = event_codec.seal(event.body, lock)
             if slices.is_over():
                 await slices.pause()
         if texts and embed:

@@ -44,7 +44,9 @@ def open_events(
     presence = Presence(storage.store.presence)
     stack.push_async_callback(presence.close)
     descriptions = Descriptions(storage.log, storage.store.descriptions)
-    publisher = Publisher(storage.log, descriptions, embeddings, storage.sealer, growth)
+    publisher = Publisher(
+        storage.log, descriptions, embeddings, storage.sealer, storage.encryption, growth
+    )
     expirer = Expirer(storage.store.expiry, storage.store.tasks, growth)
     stack.push_async_callback(expirer.close)
     expirer.start()

@@ -257,6 +257,7 @@ class Append:
         model: The embedding model they come from.
         lane: Of several that must stay in order, the lane they share.
         turn: The lane's turn when this one was handed over.
+        encrypted: Whether all its events are sealed.
     """
 
     project: str
@@ -269,6 +270,7 @@ class Append:
     model: str = ""
     lane: Lane | None = None
     turn: int = 0
+    encrypted: bool = False
 
 
 class Appended(NamedTuple):

@@ -20,6 +20,7 @@ from contex_server.kernel.event_rules import check_place
 from contex_server.kernel.failpoints import reached
 from contex_server.kernel.model import SERVICE, Entry, Proven, Sequence
 from contex_server.log.archive import Archived, SegmentRecord
+from contex_server.log.buckets import target_project
 from contex_server.log.port import Bounds
 from contex_server.log.tasks import Claims
 from contex_server.log.transfer import Restored
@@ -190,7 +191,8 @@ class Recovery:
     async def _restore(
         self, project: str, ahead: UnrecordedSegments, claims: Claims, *, staged: bool
     ) -> None:
-        await self.archiver.segments.keys.bring_back(project, ahead.directory)
+        if await self.archiver.segments.keys.bring_back(project, ahead.directory):
+            await self._encrypt(target_project(project))
         for record in ahead.records:
             await self.restore_segment(project, record, archived=staged)
             if not await claims.take(project):
@@ -214,6 +216,13 @@ class Recovery:
                         await self.storage.store.archive.replace_remains(
                             project, claims.owner, remains
                         )
+
+    async def _encrypt(self, project: str) -> None:
+        """Encrypts a project whose archived events are encrypted: the archive has no settings."""
+        if not await self.storage.store.keys.is_encrypted(project):
+            detail = "turned encryption on: the events in the archive are encrypted"
+            action = encode_action(AuditAction.ADMINISTERED, SERVICE, detail)
+            await self.storage.encryption.change(project, enabled=True, action=action)
 
     async def restore_segment(self, project: str, record: SegmentRecord, *, archived: bool) -> None:
         """Restores the events of a segment that follow the end of a project; see

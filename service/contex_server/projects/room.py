@@ -14,6 +14,7 @@ from contex_server.matching.embeddings import Embeddings
 from contex_server.projects.admission import Admission
 from contex_server.projects.archiver import Archiver
 from contex_server.projects.deletion import Deleter
+from contex_server.projects.encryption_admin import EncryptionAdmin
 from contex_server.projects.erasure import Eraser
 from contex_server.projects.existence import Existence
 from contex_server.projects.pace import Pace
@@ -21,6 +22,7 @@ from contex_server.projects.recovery import Recovery
 from contex_server.projects.removal import Removal
 from contex_server.projects.retention import Retention, RetentionStore
 from contex_server.projects.retention_admin import RetentionAdmin
+from contex_server.projects.rewrapping import Rewrapper
 from contex_server.projects.usage import UsageReader
 from contex_server.projects.verification import Verification
 from contex_server.state.reader import StateReader
@@ -38,6 +40,7 @@ class ProjectsRoom:
     retentions: RetentionStore
     retention: RetentionAdmin
     usage: UsageReader
+    encryption: EncryptionAdmin
     eraser: Eraser
     deleter: Deleter
     existence: Existence
@@ -85,16 +88,21 @@ async def open_projects(
     existence = Existence(storage.store.events)
     growth.listen_deleted(existence.forget)
     growth.listen_deleted(lambda project, _: storage.sealer.forget(project))
+    growth.listen_deleted(lambda project, _: storage.encryption.forget(project))
     growth.listen_deleted(lambda project, _: embeddings.forget(project))
     task = archiver.task if archiver is not None else None
     deleter = Deleter(storage, retentions, task, embeddings.models.ids, growth)
     stack.push_async_callback(deleter.close)
     await deleter.start()
+    rewrapper = Rewrapper(storage, archiver)
+    stack.push_async_callback(rewrapper.close)
+    rewrapper.start()
     eraser = Eraser(storage, retentions, archiver, embeddings.models.ids, growth)
     return ProjectsRoom(
         retentions,
         RetentionAdmin(storage.log, retentions, archiver, removal),
         usage_reader(settings, store, retentions),
+        EncryptionAdmin(storage),
         eraser,
         deleter,
         existence,

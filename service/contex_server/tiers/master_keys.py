@@ -1,7 +1,8 @@
-"""Master keys, and the keys of subjects that they wrap.
+"""Master keys, and the keys of subjects and projects that they wrap.
 
-AES-256-GCM everywhere (NIST SP 800-38D), with random nonces of 96 bits; a subject's key seals
-one subject's events, far from the 2^32 that a key may seal so.
+AES-256-GCM everywhere (NIST SP 800-38D), with random nonces of 96 bits: a key may seal 2^32 times
+so. A subject's key seals one subject's events, far fewer; a project's is replaced long before, see
+`sealer.KEY_EVENTS`; a master key wraps one key for each of these.
 """
 
 from __future__ import annotations
@@ -39,6 +40,20 @@ class MasterKeys:
     def __init__(self, current: bytes, previous: Iterable[bytes] = ()) -> None:
         self._current = _id_of(current)
         self._keys = {_id_of(key): AESGCM(key) for key in (*previous, current)}
+
+    @property
+    def current_id(self) -> bytes:
+        """Identifies the key that wraps."""
+        return self._current
+
+    @property
+    def has_previous(self) -> bool:
+        """Whether there are others than the one that wraps."""
+        return len(self._keys) > 1
+
+    def is_current(self, wrapped: bytes) -> bool:
+        """Whether a key is wrapped by the one that wraps now."""
+        return wrapped[:_ID_BYTES] == self._current
 
     def wrap(self, key: bytes, name: bytes) -> bytes:
         """A key, to be stored under a name."""

@@ -7,6 +7,7 @@ nonce and the ciphertext.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from operator import itemgetter
 
 import orjson
@@ -30,9 +31,31 @@ _CACHED = 10_000
 FRESH_S = 1.0
 """An erasure is noticed by every process within this time, at once by the one that did it."""
 
+KEY_EVENTS = 1 << 30
+"""How many events a project's key seals at most: a quarter of what it may with random nonces."""
+KEY_MS = 30 * 24 * 3600 * 1000
+"""For how long a project's key is used."""
+_SHARE = 1 << 16
+"""A process is given a key for this many events at a time, ..."""
+_SHARE_S = 60.0
+"""... and asks for it again after this time."""
+
+Lock = Callable[[bytes, bytes], bytes]
+"""Encrypts a content, given what it must stay with; see `event_codec.seal`."""
+
+
+class _Share:
+    """What a process may still seal with a project's key."""
+
+    __slots__ = ("events", "lock")
+
+    def __init__(self, events: int, lock: Lock) -> None:
+        self.events = events
+        self.lock = lock
+
 
 class Sealer:
-    """The keys of the subjects of all projects.
+    """The keys of all projects, and of their subjects.
 
     Args:
         store: Where they are kept.
@@ -43,12 +66,43 @@ class Sealer:
         self._store = store
         self._master = master
         self._keys: TTLCache[tuple[str, bytes], AESGCM | Erasure] = TTLCache(_CACHED, FRESH_S)
+        self._shares: TTLCache[str, _Share] = TTLCache(_CACHED, _SHARE_S)
         self._forgotten = 0
 
     @property
     def can_seal(self) -> bool:
-        """Whether events may name a subject."""
+        """Whether events may name a subject, and projects be encrypted."""
         return self._master is not None
+
+    async def lock_of(self, project: str, events: int) -> Lock:
+        """What seals the next `events` of a project that name no subject.
+
+        The store refuses to append what was sealed with a key that was destroyed since.
+
+        Raises:
+            ContexError: MASTER_KEY_MISSING, KEY_UNAVAILABLE.
+        """
+        share = self._shares.get(project)
+        if share is None or share.events < events:
+            if self._master is None:
+                raise ContexError(
+                    Reason.MASTER_KEY_MISSING,
+                    "the project is encrypted, and there is no master key",
+                )
+            forgotten = self._forgotten
+            share = await self._new_share(project, max(events, _SHARE), self._master)
+            if forgotten == self._forgotten:
+                self._shares[project] = share
+        share.events -= events
+        return share.lock
+
+    async def _new_share(self, project: str, events: int, master: MasterKeys) -> _Share:
+        key_id, fresh = _new_key()
+        used, wrapped = await self._store.project_key(
+            project, key_id, _KEY + master.wrap(fresh, key_id), events, KEY_EVENTS, KEY_MS
+        )
+        key = fresh if used == key_id else master.unwrap(wrapped[1:], used)
+        return _Share(events, _lock(used, AESGCM(key)))
 
     async def seal(self, project: str, subject: str, body: bytes) -> bytes:
         """The body of an event, sealed with the key that is in use for a subject.
@@ -62,19 +116,13 @@ class Sealer:
                 "an event that names a subject is encrypted, and there is no master key",
                 field="metadata",
             )
-        key_id = os.urandom(_ID_CHARS // 2).hex().encode()
-        fresh = os.urandom(KEY_BYTES)
+        key_id, fresh = _new_key()
         # Asked each time: a key that was destroyed meanwhile must seal nothing.
         used, wrapped = await self._store.subject_key(
             project, subject, key_id, _KEY + self._master.wrap(fresh, key_id)
         )
         key = AESGCM(fresh if used == key_id else self._master.unwrap(wrapped[1:], used))
-
-        def lock(content: bytes, bound_to: bytes) -> bytes:
-            nonce = os.urandom(NONCE_BYTES)
-            return used + nonce + key.encrypt(nonce, content, bound_to)
-
-        return event_codec.seal(body, lock)
+        return event_codec.seal(body, _lock(used, key))
 
     async def open(self, project: str, entries: list[Entry]) -> list[Entry]:
         """Entries as they were before they were sealed; erased and damaged ones say so.
@@ -103,9 +151,33 @@ class Sealer:
             for entry, key_id in zip(entries, ids, strict=True)
         ]
 
+    @property
+    def master(self) -> MasterKeys | None:
+        """What wraps the keys."""
+        return self._master
+
+    def rewrapped(self, key_id: bytes, stored: bytes) -> bytes | None:
+        """A stored key as the current master key wraps it; None if it does so already, or the key
+        was destroyed.
+
+        Raises:
+            ContexError: KEY_UNAVAILABLE.
+        """
+        if not self.is_outdated(stored):
+            return None
+        assert self._master is not None
+        return _KEY + self._master.wrap(self._master.unwrap(stored[1:], key_id), key_id)
+
+    def is_outdated(self, stored: bytes) -> bool:
+        """Whether another master key than the current one wraps a stored key."""
+        return (
+            self._master is not None and is_key(stored) and not self._master.is_current(stored[1:])
+        )
+
     def forget(self, project: str) -> None:
         """Drops the keys of a project that are at hand."""
         self._forgotten += 1
+        self._shares.pop(project, None)
         for place in [place for place in self._keys if place[0] == project]:
             self._keys.pop(place, None)
 
@@ -126,6 +198,19 @@ class Sealer:
         if self._master is None:
             raise _unavailable(key_id, "can't be read: there is no master key here")
         return AESGCM(self._master.unwrap(stored[1:], key_id))
+
+
+def _new_key() -> tuple[bytes, bytes]:
+    """A key that there never was, with its id."""
+    return os.urandom(_ID_CHARS // 2).hex().encode(), os.urandom(KEY_BYTES)
+
+
+def _lock(key_id: bytes, key: AESGCM) -> Lock:
+    def lock(content: bytes, bound_to: bytes) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        return key_id + nonce + key.encrypt(nonce, content, bound_to)
+
+    return lock
 
 
 def _unavailable(key_id: bytes, problem: str) -> ContexError:

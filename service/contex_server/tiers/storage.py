@@ -15,6 +15,7 @@ from contex_server.log.state import SnapshotReader
 from contex_server.log.store import Store
 from contex_server.tiers.archive import Archive
 from contex_server.tiers.archived_log import ArchivedLog, ArchivedSnapshots
+from contex_server.tiers.encryption import Encryption
 from contex_server.tiers.master_keys import MasterKeys, create_key, read_key
 from contex_server.tiers.objects import Objects
 from contex_server.tiers.sealed_log import SealedLog
@@ -28,7 +29,8 @@ class Storage:
     Attributes:
         store: The store and its facets.
         archive: The archive; None if there is none.
-        sealer: Seals and opens events that name a subject.
+        sealer: Seals and opens events.
+        encryption: Whether all events of a project are sealed, or those that name a subject.
         log: The events of store and archive, as they were published.
         raw: The same, with sealed events as they are stored.
         snapshots: The snapshots of store and archive.
@@ -37,6 +39,7 @@ class Storage:
     store: Store
     archive: Archive | None
     sealer: Sealer
+    encryption: Encryption
     log: EventLog
     raw: EventLog
     snapshots: SnapshotReader
@@ -58,7 +61,10 @@ async def open_storage(settings: Settings, store_url: str, stack: AsyncExitStack
     snapshots: SnapshotReader = store.snapshots
     if archive is not None:
         raw, snapshots = ArchivedLog(store, archive), ArchivedSnapshots(store, archive)
-    return Storage(store, archive, sealer, SealedLog(raw, sealer), raw, snapshots)
+    encryption = Encryption(store.keys)
+    stack.push_async_callback(encryption.close)
+    encryption.start()
+    return Storage(store, archive, sealer, encryption, SealedLog(raw, sealer), raw, snapshots)
 
 
 async def connect_store(settings: Settings, store_url: str) -> Store:

@@ -93,10 +93,11 @@ class ImportCommit:
         """Appends the staged events after `tail`, with agents and vectors; returns False if
         somebody else has appended to the project."""
         project, staged, store = self.request.project, self.staging.project, self.storage.store
+        encrypted = await self.storage.encryption.holds(project)
         async for entries in self._staged_after(tail):
             batch = [
-                await self.staging.seal(project, Restored.of(entry, event_codec.links(entry)))
-                for entry in entries
+                await self.staging.seal(project, restored, encrypted)
+                for restored in (Restored.of(e, event_codec.links(e)) for e in entries)
             ]
             upto = entries[-1].sequence
             # Before their events: whoever follows the log looks for them there.

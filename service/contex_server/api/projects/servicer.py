@@ -66,6 +66,7 @@ class ProjectServicer(Servicer):
             retention=await self._retention(project),
             model=await store.match.model(project),
             deletion=None if deletion is None else _deletion(deletion),
+            encryption=await self._encryption(project),
         )
 
     async def delete_project(
@@ -142,6 +143,16 @@ class ProjectServicer(Servicer):
             call.project, checks.retention(request.retention), call.origin
         )
         return pb.SetRetentionResponse(effective=convert(pb.Retention, effective))
+
+    async def set_encryption(
+        self, request: pb.SetEncryptionRequest, call: Call
+    ) -> pb.SetEncryptionResponse:
+        encryption = self._rooms.projects.encryption
+        await encryption.change(call.project, enabled=request.enabled, origin=call.origin)
+        return pb.SetEncryptionResponse(encryption=await self._encryption(call.project))
+
+    async def _encryption(self, project: str) -> pb.Encryption:
+        return convert(pb.Encryption, await self._rooms.projects.encryption.of(project))
 
     async def remove_events(
         self, request: pb.RemoveEventsRequest, call: Call

@@ -353,10 +353,10 @@ def append_command(
     model = next((append.model for append in appends if append.vectors), "")
     return fcall(
         project,
-        "contex1_append_packed",
+        "contex2_append_packed",
         (
             *(*COUNTED, "state", vectors_kind(model), "requests:0", "requests:1", "matching"),
-            "descriptions",
+            *("descriptions", "subjects"),
         ),
         settings.request_window_s,
         settings.audit_retention_ms,
@@ -447,6 +447,16 @@ def _resolve(
     text = answer.decode()
     if text[0] == "!":
         future.set_exception(_conflict(append, *text[1:].split(" ")))
+        return None
+    if text[0] == "~":
+        future.set_exception(
+            ContexError(
+                Reason.OVERLOADED,
+                "the key that its events are encrypted with was destroyed meanwhile, with the "
+                "project or the subject; repeated, they get another one",
+                retry_after_ms=250,
+            )
+        )
         return None
     if text[0] == "<":
         index, now_ms = text[1:].split(" ")

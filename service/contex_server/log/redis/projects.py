@@ -51,7 +51,8 @@ _ANNOUNCEMENTS = 10_000
 _KINDS = (
     *("events", "stats", "activity-open", "retention", "pace", "trouble"),
     *("state", "snapshots", "snapshot-data", "descriptions", "requests:0", "requests:1"),
-    *("matching", "agents", "cursors", "journals", "presence", "subjects", "expiring"),
+    *("matching", "agents", "cursors", "journals", "presence", "subjects", "encryption"),
+    "expiring",
     *("contacts", "ttls", "leases"),
     *("archive", "segments", "task:archive"),
     *("deciding", "decided", "decisions", "places"),

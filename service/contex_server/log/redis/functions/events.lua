@@ -7,6 +7,10 @@ local PLAIN_HEAD, PLAIN_EACH = 4, 6
 
 local PUBLISHED = 'data_published'
 
+-- What a body begins with that is sealed, before the length and the id of the key; see
+-- tiers/sealer.py.
+local SEALED, KEY_ID_CHARS = 114, 16
+
 local DIGEST = TAG_TEXT_DIGEST .. '\16'
 
 -- Stores encodings: {digest, encoding, …}.
@@ -122,6 +126,23 @@ local function refusal(batch, known, from, upto, time_ms, tells_state)
   return wrong
 end
 
+-- Whether some of the events `from` to `upto` are sealed with a key that there is not any more: it was
+-- destroyed with the project, whose name another one has by now. Nobody could ever read them.
+local function has_lost_key(subjects, exists, bodies, from, upto)
+  local byte = string.byte
+  for i = from, upto do
+    local body = bodies[i]
+    if byte(body) == SEALED then
+      local at = 2
+      while byte(body, at) > 127 do at = at + 1 end
+      local id = string.sub(body, at + 1, at + KEY_ID_CHARS)
+      if exists[id] == nil then exists[id] = redis.call('HEXISTS', subjects, 'k:' .. id) == 1 end
+      if not exists[id] then return true end
+    end
+  end
+  return false
+end
+
 -- Writes what has become of data keys; `touched` are their places, `before` the sequences that their
 -- latest events had, `valid_until` until when those are valid that they have now.
 local function put_states(keys, expiring, names, known, touched, before, valid_until, describes)
@@ -166,6 +187,9 @@ end
 --     The data keys, each once.
 --   ids, origins, publishers, lanes, counts
 --     Of each publish; see `append_described`. `counts` is how many events it has.
+--   subjects
+--     The key of <subjects>, which must have the keys that events are sealed with; nil if that is not
+--     looked at.
 --   slots, digests, bodies, described
 --     Of each event; `slots` is its data key's place in `names`, or 0. Without `described`, nothing
 --     is said of descriptions.
@@ -196,6 +220,7 @@ local function append_batch(keys, batch, tells_state)
   local plain, bytes, largest, appended, tellings = 0, 0, 0, 0, 0
   local asks = next(batch.expected) or next(batch.was) or next(validity)
   local held, retention_ms, after = {}, batch.retention_ms, batch.after
+  local subjects, exists = batch.subjects, {}
   local upto = 0
   for p, count_here in ipairs(batch.counts) do
     local id, origin, publisher = batch.ids[p], batch.origins[p], batch.publishers[p]
@@ -212,6 +237,9 @@ local function append_batch(keys, batch, tells_state)
     elseif asks then
       reply = refusal(batch, known, from, upto, time_ms, tells_state)
       if type(reply) == 'table' and lane ~= '' then held[lane] = true end
+    end
+    if not reply and subjects and has_lost_key(subjects, exists, bodies, from, upto) then
+      reply = '~'
     end
     if not reply then
       local first
@@ -403,8 +431,10 @@ local function append(keys, args)
 end
 
 -- The same as `append_after` with fewer arguments, which cost less to read and need no loops here.
+-- With the key <subjects>, a publish is answered "~" that has an event sealed with a key that is not
+-- there.
 --
--- KEYS  as `append_described`
+-- KEYS  as `append_described`, and subjects
 -- ARGV  request window in seconds, retention of audit records in ms, the vectors' model, the highest
 --       sequence of the project that the server has seen or "", and columns, one after the other in
 --       MessagePack:
@@ -425,7 +455,7 @@ local function append_packed(keys, args)
   for i = 1, #described do described[i] = texts[described[i]] end
   return append_batch(keys, {
     window = tonumber(args[1]), retention_ms = tonumber(args[2]),
-    after = args[4] ~= '' and args[4] or nil,
+    after = args[4] ~= '' and args[4] or nil, subjects = keys[12],
     names = names, ids = ids, origins = origins, publishers = publishers, lanes = lanes,
     counts = counts, slots = slots, digests = digests, bodies = bodies, described = described,
     expected = expected, was = was, kinds = kinds, tombstones = tombstones, validity = validity,
@@ -585,6 +615,7 @@ redis.register_function('contex1_append_expecting', append_expecting)
 redis.register_function('contex1_append_expiring', append_expiring)
 redis.register_function('contex1_append_after', append_after)
 redis.register_function('contex1_append_packed', append_packed)
+redis.register_function('contex2_append_packed', append_packed)
 redis.register_function{ function_name = 'contex1_read_part', callback = read_part, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_follow', callback = follow, flags = { 'no-writes' } }
 redis.register_function{ function_name = 'contex1_history', callback = history, flags = { 'no-writes' } }
