@@ -86,6 +86,14 @@ class Admin:
         found = self.administered(caller)
         return "" in found or tenant in found
 
+    def check_administers_all(self, caller: Caller) -> None:
+        """Checks that somebody administers the deployment.
+
+        Raises:
+            ContexError: PERMISSION_DENIED.
+        """
+        self._check_no_climbing(caller, "", ())
+
     async def create_key(
         self, caller: Caller, key: ApiKey, ttl_ms: int, grants: tuple[Grant, ...]
     ) -> IssuedKey:
@@ -225,7 +233,7 @@ class Admin:
         """
 
         def change() -> Changes:
-            self._check_no_climbing(caller, "", ())
+            self.check_administers_all(caller)
             if role.name in BUILT_IN:
                 raise invalid_field("role.name", f"{role.name!r} is built in")
             return {role.record_name: role}
@@ -241,7 +249,7 @@ class Admin:
         """
 
         def change() -> Changes:
-            self._check_no_climbing(caller, "", ())
+            self.check_administers_all(caller)
             if name in BUILT_IN:
                 raise invalid_field("name", f"{name!r} is built in")
             role = self.policy.custom_roles.get(name)
@@ -262,7 +270,7 @@ class Admin:
         """
 
         def change() -> Changes:
-            self._check_no_climbing(caller, "", ())
+            self.check_administers_all(caller)
             if tenant.name == DEFAULT_TENANT and tenant.projects:
                 problem = "the default tenant has all projects that no other tenant has"
                 raise invalid_field("tenant.projects", problem)
@@ -284,7 +292,7 @@ class Admin:
         """
 
         def change() -> Changes:
-            self._check_no_climbing(caller, "", ())
+            self.check_administers_all(caller)
             tenant = self.policy.tenants.get(name)
             if tenant is None:
                 raise _not_found("tenant", name)

@@ -40,6 +40,11 @@ class Rule(NamedTuple):
     call_class: CallClass
     metered: bool
 
+    @property
+    def is_of_project(self) -> bool:
+        """Whether a call is about a project."""
+        return self.reach not in (Reach.ANYTHING, Reach.DEPLOYMENT)
+
 
 def rule_of(method: MethodDescriptor) -> Rule:
     """What an RPC takes.

@@ -1,8 +1,8 @@
 """Keeps what agents may read in step with the rights of their identities.
 
 What an agent gets is a function of the log, so its rights are in the log, too: a change is written
-there as a registration, by the process that decides for the agent. Until then nothing is sent that its
-caller may not see any more, for that is looked at when it is sent.
+there as a registration, by the process that decides for the agent. Until then nothing is sent that
+its caller may not see any more, for that is looked at when it is sent.
 """
 
 from __future__ import annotations

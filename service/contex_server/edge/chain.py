@@ -32,6 +32,7 @@ from urllib.parse import unquote
 
 import structlog
 
+from contex_server.access.admin import Caller
 from contex_server.access.authenticator import Authenticator
 from contex_server.access.room import AccessRoom
 from contex_server.access.rules import CallClass, Reach
@@ -45,6 +46,7 @@ from contex_server.kernel.errors import ContexError, Reason, invalid_field, shut
 from contex_server.kernel.model import Origin
 from contex_server.kernel.names import IDENTITY, PROJECT
 from contex_server.kernel.scope import Scope
+from contex_server.log.access import ACCESS
 from contex_server.projects.existence import Existence
 
 log = structlog.get_logger(__name__)
@@ -229,7 +231,10 @@ async def authorize(call: Incoming, rest: Rest, access: AccessRoom) -> Any:
     Rights to keys, bindings, roles and tenants are a matter of AccessService.
     """
     rule = call.rule
-    if rule is None or rule.reach in (Reach.ANYTHING, Reach.DEPLOYMENT):
+    if rule is None or not rule.is_of_project:
+        return await rest(call)
+    if call.project == ACCESS:
+        access.admin.check_administers_all(Caller(call.principal, call.origin))
         return await rest(call)
     if not call.streams and rule.call_class is not CallClass.READ:
         call.scope = _admitted(call, call.project, access)
@@ -267,7 +272,8 @@ def _admitted(call: Incoming, project: str, access: AccessRoom) -> Scope:
 
 async def require_project(call: Incoming, rest: Rest, existence: Existence) -> Any:
     """Link: refuses to read a project that does not exist with PROJECT_NOT_FOUND."""
-    if call.method not in _WITHOUT_PROJECT and PROJECT.fits(call.project):
+    is_read = call.method not in _WITHOUT_PROJECT and (call.rule is None or call.rule.is_of_project)
+    if is_read and PROJECT.fits(call.project):
         await existence.check(call.project)
     return await rest(call)
 

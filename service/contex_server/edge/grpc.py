@@ -25,10 +25,13 @@ from contex_server.edge.incoming import Incoming, Link
 from contex_server.edge.intake import Intake
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.names import PROJECT
+from contex_server.log.access import ACCESS
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _DOMAIN = "contex.dev"
+_OF_DEPLOYMENT = frozenset({"ListRecords", "ExportRecords"})
+"""The methods to which no project stands for the deployment."""
 _STATUS_CODES = {status.value[0]: status for status in grpc.StatusCode}
 
 
@@ -75,6 +78,7 @@ def _handler(
     message_class = message_factory.GetMessageClass(method.input_type)
     project_of = _project_reader(method)
     rule = rule_of(method)
+    names_project = project_of is not None and rule.is_of_project and not method.client_streaming
 
     def read(raw: bytes, call: Incoming) -> Message:
         try:
@@ -84,6 +88,8 @@ def _handler(
             raise ContexError(Reason.MALFORMED_REQUEST, problem) from None
         if project_of is not None:
             call.project = call.project or project_of(request)
+            if not call.project and name in _OF_DEPLOYMENT:
+                call.project = ACCESS
         return request
 
     async def read_all(raws: AsyncIterator[bytes], call: Incoming) -> AsyncIterator[Message]:
@@ -96,7 +102,7 @@ def _handler(
                 call.take_share().give_back()
 
     async def serve(call: Incoming) -> Any:
-        if project_of is not None and not method.client_streaming:
+        if names_project and call.project != ACCESS:
             PROJECT(call.project)
         try:
             response: Message | None = await behavior(call.request, call)

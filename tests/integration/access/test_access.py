@@ -82,7 +82,7 @@ async def test_other_rights_end_a_stream_and_its_cursor_goes_on(deployment: Depl
     await deployment.bind("reader", grant("readonly", "secret/*"))
     refused = await stream.refusal()
     assert refused.reason == "ACCESS_CHANGED"
-    again = reader.subscribe(start_cursor=stream.cursor)
+    again = reader.subscribe(cursor=stream.cursor)
     await deployment.admin.publish(event("public/b"), event("secret/b"))
     await again.count(1)
     assert again.keys == ["secret/b"]

@@ -92,7 +92,7 @@ class AccessServicer(Servicer):
         rule = self._rooms.access.rules.get(method)
         if rule is None:
             raise invalid_field("method", f"{method[:64]!r} is no RPC")
-        if rule.reach in (Reach.ANYTHING, Reach.DEPLOYMENT):
+        if not rule.is_of_project:
             raise invalid_field("method", f"{method} is about no project")
         return rule
 

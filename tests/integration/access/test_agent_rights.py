@@ -1,0 +1,115 @@
+"""An agent gets what its identity may read, at the match and at the delivery."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contex.v1 import agent_service_pb2 as pb
+from contex.v1 import audit_service_pb2
+
+from tests.integration.access.support import Caller, Deployment, grant
+from tests.integration.support import DEADLINE_S, GetAgentRequest, P, event, refusal
+
+PUBLIC, SECRET = "public/apple", "secret/apple"
+
+
+def apples(key: str, n: int = 0) -> Any:
+    return event(key, b'"apples %d"' % n, description="apples")
+
+
+async def knew(caller: Caller, agent_id: str, **fields: Any) -> Any:
+    request = pb.GetAgentContextRequest(project=P, agent_id=agent_id, **fields)
+    return await caller.agents.GetAgentContext(request, timeout=DEADLINE_S)
+
+
+async def test_what_an_agent_may_not_read_is_not_matched(deployment: Deployment) -> None:
+    await deployment.admin.publish(apples(PUBLIC), apples(SECRET))
+    reader = await deployment.caller("reader", grant("consumer", "public/*"))
+    registered = await reader.register("picker", "apples")
+    assert [datum.event.data_key for datum in registered.data] == [PUBLIC]
+    assert registered.agent.identity == "reader"
+    assert list(registered.agent.readable_data_keys) == ["public/*"]
+    stream = await reader.listen("picker").live()
+    await deployment.admin.publish(apples(SECRET, 1), apples(PUBLIC, 1))
+    await stream.count(2)
+    assert stream.keys == [PUBLIC, PUBLIC]
+    # Also to somebody who sees all: it was never matched.
+    overseen = await deployment.admin.listen("picker", cursor=registered.cursor).live()
+    assert SECRET not in overseen.keys
+
+
+async def test_a_right_that_is_taken_away_and_given_back(deployment: Deployment) -> None:
+    await deployment.admin.publish(apples(PUBLIC), apples(SECRET))
+    reader = await deployment.caller("reader", grant("consumer", "public/*", "secret/*"))
+    await reader.register("picker", "apples")
+    stream = await reader.listen("picker").live()
+    assert sorted(stream.keys) == [PUBLIC, SECRET]
+
+    await deployment.bind("reader", grant("consumer", "public/*"))
+    assert (await stream.refusal()).reason == "ACCESS_CHANGED"
+    (hidden,) = await deployment.admin.publish(apples(SECRET, 1))
+    resumed = reader.listen("picker", cursor=stream.cursor)
+    await resumed.until(lambda stream: "WITHHELD" in stream.told)
+    assert [(m.event.data_key, m.event.payload) for m in resumed.matched] == [(SECRET, b"")]
+    assert hidden not in resumed.sequences
+    then = await knew(reader, "picker")
+    assert [datum.data_key for datum in then.known] == [PUBLIC]
+    assert [(d.data_key, d.revision) for d in then.withheld] == [(SECRET, 1)]
+    since = then.withheld[0].since_sequence
+    assert since == resumed.sequences[-1]
+
+    await deployment.bind("reader", grant("consumer", "public/*", "secret/*"))
+    assert (await resumed.refusal()).reason == "ACCESS_CHANGED"
+    again = reader.listen("picker", cursor=resumed.cursor)
+    await again.until(lambda stream: "MATCHED" in stream.told)
+    assert [m.event.payload for m in again.matched] == [b'"apples 1"']
+    assert not (await knew(reader, "picker")).withheld
+
+
+async def test_rights_change_while_nobody_listens(deployment: Deployment) -> None:
+    reader = await deployment.caller("reader", grant("consumer"))
+    await deployment.admin.publish(apples(PUBLIC), apples(SECRET))
+    cursor = (await reader.register("picker", "apples")).cursor
+    await deployment.bind("reader", grant("consumer", "public/*"))
+    seen = reader.listen("picker", cursor=cursor)
+    await seen.until(lambda stream: "WITHHELD" in stream.told or PUBLIC in stream.keys)
+    request = GetAgentRequest(project=P, agent_id="picker")
+    while True:
+        agent = (await deployment.admin.agents.GetAgent(request, timeout=DEADLINE_S)).agent
+        if list(agent.readable_data_keys) == ["public/*"]:
+            break
+    assert b"apples" not in b"".join(
+        m.event.payload for m in seen.matched if m.event.data_key == SECRET
+    )
+
+
+async def test_agents_of_before_are_given_to_an_identity(deployment: Deployment) -> None:
+    await deployment.admin.publish(apples(PUBLIC), apples(SECRET))
+    await deployment.admin.register("old", "apples")
+    await deployment.bind("owner", grant("consumer", "public/*"))
+    request = pb.AssignAgentsRequest(project=P, agent_ids="o*", identity="owner", reassign=True)
+    response = await deployment.admin.agents.AssignAgents(request, timeout=DEADLINE_S)
+    assert response.assigned_count == 1
+    told = deployment.admin.listen("old")
+    await told.until(lambda stream: "WITHHELD" in stream.told)
+    agent = (
+        await deployment.admin.agents.GetAgent(
+            GetAgentRequest(project=P, agent_id="old"), timeout=DEADLINE_S
+        )
+    ).agent
+    assert (agent.identity, list(agent.readable_data_keys)) == ("owner", ["public/*"])
+
+
+async def test_the_audit_names_who_was_proved_and_who_was_claimed(deployment: Deployment) -> None:
+    publisher = await deployment.caller("billing", grant("publisher"))
+    await publisher.publish(event("a"), publisher="the night shift")
+    request = audit_service_pb2.ListRecordsRequest(project=P)
+    records = (await deployment.admin.audits.ListRecords(request, timeout=DEADLINE_S)).records
+    (record,) = [r for r in records if r.data_key == "a"]
+    assert (record.actor, record.actor_verified) == ("billing", True)
+    assert record.claimed_actor == "the night shift"
+    request = audit_service_pb2.ListRecordsRequest()
+    records = (await deployment.admin.audits.ListRecords(request, timeout=DEADLINE_S)).records
+    assert any("of 'billing'" in r.detail and r.actor == "admin" for r in records)
+    refused = await refusal(publisher.audits.ListRecords(request, timeout=DEADLINE_S))
+    assert refused.reason == "PERMISSION_DENIED"
