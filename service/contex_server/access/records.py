@@ -139,7 +139,7 @@ def encode(record: Record) -> bytes:
             }
         case ApiKey():
             names = ApiKey.__slots__
-            fields = {name: getattr(record, name) for name in names if getattr(record, name)}
+            fields = {name: getattr(record, name) for name in names}
         case Role():
             fields = {
                 "name": record.name,
@@ -168,7 +168,7 @@ def decode(name: str, stored: bytes) -> Record:
         fields = orjson.loads(stored)
         match kind:
             case "key":
-                return ApiKey(**{"tenant": "", **fields})
+                return ApiKey(**fields)
             case "binding":
                 grants = tuple(
                     Grant(role, frozenset(projects), None if keys is None else frozenset(keys))

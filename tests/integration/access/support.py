@@ -111,6 +111,11 @@ class Deployment:
         request = pb.SetBindingRequest(binding=binding)
         await self.admin.access.SetBinding(request, timeout=DEADLINE_S)
 
+    async def tenant(self, name: str, *projects: str, **fields: Any) -> None:
+        """Creates a tenant."""
+        request = pb.SetTenantRequest(tenant=pb.Tenant(name=name, projects=projects, **fields))
+        await self.admin.access.SetTenant(request, timeout=DEADLINE_S)
+
     async def close(self) -> None:
         """Closes all connections."""
         for caller in self._callers:

@@ -7,6 +7,8 @@ from typing import Any
 
 import grpc
 from contex.v1 import (
+    access_pb2,
+    access_service_pb2,
     agent_service_pb2,
     audit_service_pb2,
     event_pb2,
@@ -18,6 +20,7 @@ from contex.v1 import (
     transfer_service_pb2,
 )
 from contex.v1.agent_service_pb2 import (
+    AssignAgentsRequest,
     GetAgentContextRequest,
     ListDeliveriesRequest,
     Need,
@@ -99,6 +102,7 @@ SERVICES = (
     project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
     transfer_service_pb2.DESCRIPTOR.services_by_name["TransferService"],
     server_service_pb2.DESCRIPTOR.services_by_name["ServerService"],
+    access_service_pb2.DESCRIPTOR.services_by_name["AccessService"],
 )
 METHODS: dict[str, MethodDescriptor] = {m.name: m for s in SERVICES for m in s.methods}
 
@@ -154,6 +158,29 @@ VALID: dict[str, Message] = {
     "ExportProject": ExportProjectRequest(project=P),
     "ImportProject": ImportProjectRequest(start=ImportStart(project="imported")),
     "GetServerInfo": server_service_pb2.GetServerInfoRequest(),
+    "AssignAgents": AssignAgentsRequest(project=P, agent_ids="*", identity="somebody"),
+    "WhoAmI": access_service_pb2.WhoAmIRequest(),
+    "CheckAccess": access_service_pb2.CheckAccessRequest(project=P, method="GetState"),
+    "CreateKey": access_service_pb2.CreateKeyRequest(identity="somebody"),
+    "ListKeys": access_service_pb2.ListKeysRequest(),
+    "RotateKey": access_service_pb2.RotateKeyRequest(key_id="0"),
+    "RevokeKey": access_service_pb2.RevokeKeyRequest(key_id="0"),
+    "SetBinding": access_service_pb2.SetBindingRequest(
+        binding=access_service_pb2.Binding(identity="somebody")
+    ),
+    "ListBindings": access_service_pb2.ListBindingsRequest(),
+    "DeleteBinding": access_service_pb2.DeleteBindingRequest(identity="nobody"),
+    "SetRole": access_service_pb2.SetRoleRequest(
+        role=access_service_pb2.Role(name="r", permissions=[access_pb2.PERMISSION_READ])
+    ),
+    "ListRoles": access_service_pb2.ListRolesRequest(),
+    "DeleteRole": access_service_pb2.DeleteRoleRequest(name="nothing"),
+    "SetTenant": access_service_pb2.SetTenantRequest(
+        tenant=access_service_pb2.Tenant(name="t", projects=["t-*"])
+    ),
+    "ListTenants": access_service_pb2.ListTenantsRequest(),
+    "DeleteTenant": access_service_pb2.DeleteTenantRequest(name="nothing"),
+    "GetUsage": access_service_pb2.GetUsageRequest(tenant="default"),
 }
 
 

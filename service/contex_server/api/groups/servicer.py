@@ -27,6 +27,7 @@ class GroupServicer(Servicer):
         first = await anext(requests, None)
         if first is None:
             raise invalid_field("start", "must be the first message")
+        call.scope = call.admit(call.project)
         start = checks.start(first, self._settings)
         rooms, project, agent_id = self._rooms, call.project, start.agent_id
         registered = await rooms.agents.registry.get(project, agent_id)

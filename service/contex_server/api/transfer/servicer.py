@@ -35,8 +35,8 @@ class TransferServicer(Servicer):
             first = await anext(parts, None)
             if first is None or first.WhichOneof("part") != "start":
                 raise invalid_field("start", "must come first")
-            start = checks.start(first.start, self._limits)
             call.admit(call.project)
+            start = checks.start(first.start, self._limits)
             started = await self._rooms.transfer.importer.begin(start, call.origin)
             keep = True
             try:
