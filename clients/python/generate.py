@@ -30,6 +30,7 @@ SERVICES = {
     "Audit": "audit",
     "Project": "projects",
     "Transfer": "transfer",
+    "Access": "access",
     "Server": "server",
 }
 """The modules of the services."""

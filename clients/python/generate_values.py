@@ -130,6 +130,23 @@ VALUES = {
         ImportProgress=ImportProjectResponse byte_count event_count
         ImportReport
     """,
+    "access": """
+        Permission(Enum) OTHER
+        Credential(Enum) OTHER
+        Grant data_keys=
+        Binding update_time?
+        ApiKey expire_time? revoke_time? last_use_time?
+        NewKey=CreateKeyResponse secret_key#
+        RotatedKey=RotateKeyResponse secret_key#
+        Role description=
+        UsageLimits events_per_second=
+        Tenant projects= limits? project_limits?
+        WhoAmI=WhoAmIResponse credential? expire_time?
+        GrantDecision
+        Decision=CheckAccessResponse
+        Usage
+        UsageReport=GetUsageResponse
+    """,
     "server": """
         Feature(Enum) OTHER
         ServerLimits
@@ -145,6 +162,7 @@ VALUES = {
     field=           has a default, and so have the fields after it
     field?           is None if it is not set; so is what is `optional` or in a oneof
     field~           makes no difference where values are compared
+    field#           is a secret, and not in the repr
     name:field       has another name than in the message
     part.field       is a field of the message in `part`
     +field           is not in the message; see `ADDED`
@@ -165,6 +183,9 @@ TEXTS = {
         "A project's data at a moment: iterate over its `Datum`s, or look up one by its key."
     ),
     r"^A page of changes\.": "What differs between two moments.",
+    r"\bSet(Role|Tenant|Binding) made": lambda match: f"`set_{match[1].lower()}` made",
+    r"; update_time is ignored|; built_in is ignored": "",
+    r"EventFilter\.data_keys": "`EventFilter.data_keys`",
     r"^The format\.$": "The format; None if there is none or if this client does not know it.",
     r"^The parts of a score\.$": "Why a need and a datum match, or don't.",
     r"[Uu]nset:": "None:",
@@ -361,7 +382,7 @@ class Generator:
 
     def _fields(self, value: Value) -> Iterator[tuple[str, str, str, str]]:
         """For each field its name, comment, type with default, and the expression that reads it."""
-        marks = {re.sub(r"[-=?~]", "", mark): mark for mark in value.marks}
+        marks = {re.sub(r"[-=?~#]", "", mark): mark for mark in value.marks}
         is_complete = any(re.fullmatch(r"[\w.:]+", mark) for mark in value.marks)
         names = [one.name for one in self._protos.types[value.message].field]
         has_default = False
@@ -381,6 +402,8 @@ class Generator:
             elif has_default:
                 default = f"field(default={default}, compare=False)" if "~" in mark else default
                 declared += f" = {default}"
+            elif "#" in mark:
+                declared += " = field(repr=False)"
             comment = self._comment(owner, one.name)
             if declared.startswith("datetime"):
                 comment = comment.replace(".", " (UTC).", 1)

@@ -24,6 +24,21 @@ if TYPE_CHECKING:
     from ._sync.publish_stream import SyncPublishStream as SyncPublishStream
     from ._sync.state import SyncStateStream as SyncStateStream
     from ._sync.subscription import SyncSubscription as SyncSubscription
+    from ._values.access import ApiKey as ApiKey
+    from ._values.access import Binding as Binding
+    from ._values.access import Credential as Credential
+    from ._values.access import Decision as Decision
+    from ._values.access import Grant as Grant
+    from ._values.access import GrantDecision as GrantDecision
+    from ._values.access import NewKey as NewKey
+    from ._values.access import Permission as Permission
+    from ._values.access import Role as Role
+    from ._values.access import RotatedKey as RotatedKey
+    from ._values.access import Tenant as Tenant
+    from ._values.access import Usage as Usage
+    from ._values.access import UsageLimits as UsageLimits
+    from ._values.access import UsageReport as UsageReport
+    from ._values.access import WhoAmI as WhoAmI
     from ._values.agents import Agent as Agent
     from ._values.agents import AgentContext as AgentContext
     from ._values.agents import AgentProgress as AgentProgress
@@ -119,6 +134,9 @@ if TYPE_CHECKING:
     from ._values.transfer import RedactionAction as RedactionAction
     from .channel import channel_options as channel_options
     from .errors import Aborted as Aborted
+    from .errors import AccessChanged as AccessChanged
+    from .errors import AccessInUse as AccessInUse
+    from .errors import AccessNotFound as AccessNotFound
     from .errors import ClaimLost as ClaimLost
     from .errors import ConsumerReplaced as ConsumerReplaced
     from .errors import ContexError as ContexError
@@ -131,13 +149,16 @@ if TYPE_CHECKING:
     from .errors import InvalidArgument as InvalidArgument
     from .errors import NotFound as NotFound
     from .errors import OutOfRange as OutOfRange
+    from .errors import PermissionDenied as PermissionDenied
     from .errors import ProjectNotFound as ProjectNotFound
+    from .errors import QuotaExceeded as QuotaExceeded
     from .errors import RecordsExpired as RecordsExpired
     from .errors import ResourceExhausted as ResourceExhausted
     from .errors import RevisionConflict as RevisionConflict
     from .errors import RevisionNotFound as RevisionNotFound
     from .errors import SequenceTrimmed as SequenceTrimmed
     from .errors import TimeInFuture as TimeInFuture
+    from .errors import Unauthenticated as Unauthenticated
     from .errors import Unavailable as Unavailable
     from .errors import Unimplemented as Unimplemented
     from .errors import from_refusal as from_refusal
@@ -152,11 +173,12 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "channel": """channel_options""",
-    "errors": """Aborted ClaimLost ConsumerReplaced ContexError DataKeyNotFound DataLoss
-        DeadlineExceeded FailedPrecondition FormatUnavailable Internal InvalidArgument NotFound
-        OutOfRange ProjectNotFound RecordsExpired ResourceExhausted RevisionConflict
-        RevisionNotFound SequenceTrimmed TimeInFuture Unavailable Unimplemented from_refusal
-        from_rpc_error""",
+    "errors": """Aborted AccessChanged AccessInUse AccessNotFound ClaimLost ConsumerReplaced
+        ContexError DataKeyNotFound DataLoss DeadlineExceeded FailedPrecondition
+        FormatUnavailable Internal InvalidArgument NotFound OutOfRange PermissionDenied
+        ProjectNotFound QuotaExceeded RecordsExpired ResourceExhausted RevisionConflict
+        RevisionNotFound SequenceTrimmed TimeInFuture Unauthenticated Unavailable Unimplemented
+        from_refusal from_rpc_error""",
     "events": """BatchResult NewEvent Receipt escape_glob""",
     "match": """THRESHOLDS""",
     "_async.client": """AsyncClient""",
@@ -188,6 +210,8 @@ _NAMES = {
         Retention RetentionInfo Stats VerifyStep VerifySummary""",
     "_values.transfer": """ExportFormat ExportPart ExportPiece ExportSummary ImportMode
         ImportProgress ImportReport Redaction RedactionAction""",
+    "_values.access": """ApiKey Binding Credential Decision Grant GrantDecision NewKey
+        Permission Role RotatedKey Tenant Usage UsageLimits UsageReport WhoAmI""",
     "_values.server": """Feature ServerInfo ServerLimits""",
 }
 """The names of each module."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import grpc
 
-from .errors import ContexError, is_transient
+from .errors import ContexError, Unauthenticated, is_transient
 
 BASE_S = 0.05
 CAP_S = 5.0
@@ -65,6 +65,16 @@ class Backoff:
             and not error.reason
             and self.failures >= _MAX_UNEXPLAINED_FAILURES
         )
+
+    def may_resume(self, error: ContexError) -> bool:
+        """Whether a stream goes on in a new call after this error.
+
+        So it does once where its credentials have expired: the new call has fresh ones, if the
+        client is able to get some.
+        """
+        if isinstance(error, Unauthenticated):
+            return error.cause == "EXPIRED" and not self.failures
+        return is_transient(error) and not self.is_hopeless(error)
 
     def next_delay(self, retry_after: float | None = None) -> float:
         """Notes a failure.

@@ -36,6 +36,10 @@ _READS = {
     "StateService": ("GetState", "DiffStates", "GetHistory", "GetRevision", "GetBlame"),
     "AuditService": ("ListRecords",),
     "ProjectService": ("ListProjects", "GetProject", "GetStats", "GetActivity", "GetRetention"),
+    "AccessService": (
+        *("WhoAmI", "CheckAccess", "ListKeys", "ListBindings", "ListRoles", "ListTenants"),
+        "GetUsage",
+    ),
     "ServerService": ("GetServerInfo",),
 }
 

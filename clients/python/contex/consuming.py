@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import grpc
 
 from .backoff import Backoff
-from .errors import ClaimLost, ContexError, ResourceExhausted, Unavailable, is_transient
+from .errors import ClaimLost, ContexError, ResourceExhausted, Unavailable
 from .lazy import agents, consumer_pb2
 
 if TYPE_CHECKING:
@@ -475,8 +475,7 @@ class Consuming:
         Raises:
             ContexError: `error` itself, if a new call would not help.
         """
-        hopeless = not is_transient(error) or self._backoff.is_hopeless(error)
-        if hopeless or not self._reconnect:
+        if not (self._reconnect and self._backoff.may_resume(error)):
             raise error
         return self._broken(error.retry_after)
 

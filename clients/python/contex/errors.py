@@ -95,6 +95,51 @@ class RevisionNotFound(NotFound):
         return int(self.metadata.get("actual_revision", "0"))
 
 
+class AccessNotFound(NotFound):
+    """There is no such key, binding, role or tenant, or the caller does not administer it."""
+
+    @property
+    def kind(self) -> str:
+        """What there is none of: "key", "binding", "role" or "tenant"."""
+        return self.metadata.get("kind", "")
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.metadata.get("name", "")
+
+
+class Unauthenticated(ContexError):
+    """The call has no valid credentials. Give the client an `api_key` or a `token`."""
+
+    @property
+    def cause(self) -> str:
+        """What is wrong with them: "MISSING", "INVALID", "EXPIRED" or "REVOKED"."""
+        return self.metadata.get("cause", "")
+
+
+class PermissionDenied(ContexError):
+    """The caller may not do this here, whether what it named exists or not.
+
+    `access.can` says why.
+    """
+
+    @property
+    def identity(self) -> str:
+        """Who called."""
+        return self.metadata.get("identity", "")
+
+    @property
+    def method(self) -> str:
+        """The RPC."""
+        return self.metadata.get("method", "")
+
+    @property
+    def project(self) -> str:
+        """Where."""
+        return self.metadata.get("project", "")
+
+
 class FailedPrecondition(ContexError):
     """The system is not in the state that the call requires."""
 
@@ -129,6 +174,25 @@ class ClaimLost(FailedPrecondition):
     def delivery_id(self) -> str:
         """Names the delivery and its attempt."""
         return self.metadata.get("delivery_id", "")
+
+
+class AccessInUse(FailedPrecondition):
+    """The role or tenant is in use."""
+
+    @property
+    def kind(self) -> str:
+        """What it is: "role" or "tenant"."""
+        return self.metadata.get("kind", "")
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.metadata.get("name", "")
+
+    @property
+    def used_by(self) -> str:
+        """What uses it."""
+        return self.metadata.get("used_by", "")
 
 
 class OutOfRange(ContexError):
@@ -172,6 +236,34 @@ class ResourceExhausted(ContexError):
     """The server or its store has no capacity for this now."""
 
 
+class QuotaExceeded(ResourceExhausted):
+    """A limit of the tenant or the project is reached.
+
+    Where it is a rate, `retry_after` says when it allows the call, which the client has waited for
+    within its timeout. Any other stays reached until something is removed, or the limit is raised.
+    """
+
+    @property
+    def limit(self) -> str:
+        """The field of `UsageLimits`."""
+        return self.metadata.get("limit", "")
+
+    @property
+    def value(self) -> int:
+        """How much it allows."""
+        return int(self.metadata.get("value", "0"))
+
+    @property
+    def tenant(self) -> str:
+        """Whose limit it is."""
+        return self.metadata.get("tenant", "")
+
+    @property
+    def project(self) -> str:
+        """The project, if it is the limit of each of the tenant's projects."""
+        return self.metadata.get("project", "")
+
+
 class Unavailable(ContexError):
     """The server, or something it needs, can't be reached.
 
@@ -189,6 +281,13 @@ class Unavailable(ContexError):
     ) -> None:
         reason = reason or UNREACHABLE
         super().__init__(message, code, reason, metadata, retry_after, violations)
+
+
+class AccessChanged(Unavailable):
+    """What the caller of a stream may see has changed: it goes on from its cursor in a new call.
+
+    Streams do so by themselves.
+    """
 
 
 class DeadlineExceeded(ContexError):
@@ -232,6 +331,8 @@ class DataLoss(ContexError):
 _BY_CODE: dict[grpc.StatusCode, type[ContexError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
     grpc.StatusCode.OUT_OF_RANGE: OutOfRange,
     grpc.StatusCode.ABORTED: Aborted,
@@ -243,10 +344,14 @@ _BY_CODE: dict[grpc.StatusCode, type[ContexError]] = {
     grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
 }
 _BY_REASON: dict[str, type[ContexError]] = {
+    "ACCESS_CHANGED": AccessChanged,
+    "ACCESS_IN_USE": AccessInUse,
+    "ACCESS_NOT_FOUND": AccessNotFound,
     "CONSUMER_REPLACED": ConsumerReplaced,
     "DATA_KEY_NOT_FOUND": DataKeyNotFound,
     "FORMAT_UNAVAILABLE": FormatUnavailable,
     "PROJECT_NOT_FOUND": ProjectNotFound,
+    "QUOTA_EXCEEDED": QuotaExceeded,
     "RECORDS_EXPIRED": RecordsExpired,
     "REVISION_CONFLICT": RevisionConflict,
     "REVISION_NOT_FOUND": RevisionNotFound,
@@ -305,6 +410,8 @@ def is_transient(error: ContexError) -> bool:
         return True
     if isinstance(error, ConsumerReplaced):
         return False
+    if isinstance(error, QuotaExceeded) and error.retry_after is None:
+        return False  # not a rate: time alone does not help
     if error.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED):
         # Without a reason it is the transport's own "message too large".
         return bool(error.reason) or error.retry_after is not None

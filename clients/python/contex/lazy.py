@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from . import access as access
     from . import agents as agents
     from . import audit as audit
     from . import consuming as consuming
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from . import state as state
     from . import transfer as transfer
     from . import wire as wire
+    from .v1 import access_pb2 as access_pb2
+    from .v1 import access_service_pb2 as access_service_pb2
+    from .v1 import access_service_pb2_grpc as access_service_pb2_grpc
     from .v1 import agent_service_pb2 as agent_service_pb2
     from .v1 import agent_service_pb2_grpc as agent_service_pb2_grpc
     from .v1 import audit_service_pb2 as audit_service_pb2

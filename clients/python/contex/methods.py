@@ -89,6 +89,14 @@ class MatchedEventMethods:
             held.pop(key, None)
 
 
+class DecisionMethods:
+    __slots__ = ()
+    allowed: bool
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
 class EventFilterMethods:
     __slots__ = ()
     event_types: tuple[str, ...]

@@ -11,7 +11,7 @@ import grpc
 
 from . import events
 from .backoff import PROMISED_WINDOW_S, Backoff, safe_s
-from .errors import ContexError, Internal, is_transient
+from .errors import ContexError, Internal
 from .events import BatchResult
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ class PublishWindow:
             ContexError: `error` itself, if a new call would not help, or if the server may have
                 forgotten the request_ids, so that a batch could be published twice.
         """
-        delay = self._backoff.next_delay(error.retry_after)
-        if not is_transient(error):
+        if not self._backoff.may_resume(error):
             raise error
+        delay = self._backoff.next_delay(error.retry_after)
         if self._unanswered:
             age_s = self._clock() - self._unanswered[0][1]
             if age_s + delay > safe_s(self.window_s):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 import grpc
 
 from .backoff import Backoff
-from .errors import ContexError, Unavailable, is_transient
+from .errors import ContexError, Unavailable
 from .lazy import agents, events, wire
 
 if TYPE_CHECKING:
@@ -173,8 +173,7 @@ class ResumableStream(Generic[T]):
         Raises:
             ContexError: `error` itself, if a new call would not help.
         """
-        hopeless = not is_transient(error) or self._backoff.is_hopeless(error)
-        if hopeless or not self._reconnect:
+        if not (self._reconnect and self._backoff.may_resume(error)):
             raise error
         return self._broken(error.retry_after)
 

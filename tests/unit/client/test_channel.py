@@ -77,4 +77,5 @@ def test_grpc_retries_every_call_that_only_reads() -> None:
                 if method.name.startswith(("Get", "List", "Diff")) and not method.server_streaming
             }
     others = {("contex.v1.MatchService", name) for name in ("Match", "Explain")}
+    others |= {("contex.v1.AccessService", name) for name in ("WhoAmI", "CheckAccess")}
     assert retried == reads | others

@@ -69,6 +69,8 @@ def test_a_missing_datum_is_named() -> None:
     [
         (grpc.StatusCode.INVALID_ARGUMENT, contex.InvalidArgument),
         (grpc.StatusCode.NOT_FOUND, contex.NotFound),
+        (grpc.StatusCode.UNAUTHENTICATED, contex.Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, contex.PermissionDenied),
         (grpc.StatusCode.FAILED_PRECONDITION, contex.FailedPrecondition),
         (grpc.StatusCode.OUT_OF_RANGE, contex.OutOfRange),
         (grpc.StatusCode.ABORTED, contex.Aborted),
@@ -106,3 +108,37 @@ def test_errors_survive_pickling() -> None:
     )
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.actual_revision, str(copy)) == (type(error), 2, str(error))
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "expected", "properties"),
+    [
+        ("UNAUTHENTICATED", "UNAUTHENTICATED", contex.Unauthenticated, ["cause"]),
+        (
+            "PERMISSION_DENIED",
+            "PERMISSION_DENIED",
+            contex.PermissionDenied,
+            ["identity", "method", "project"],
+        ),
+        ("ACCESS_CHANGED", "UNAVAILABLE", contex.AccessChanged, []),
+        (
+            "QUOTA_EXCEEDED",
+            "RESOURCE_EXHAUSTED",
+            contex.QuotaExceeded,
+            ["limit", "tenant", "project"],
+        ),
+        ("ACCESS_NOT_FOUND", "NOT_FOUND", contex.AccessNotFound, ["kind", "name"]),
+        ("ACCESS_IN_USE", "FAILED_PRECONDITION", contex.AccessInUse, ["kind", "name", "used_by"]),
+    ],
+)
+def test_errors_of_access_have_what_they_are_about(
+    reason: str, code: str, expected: type, properties: list[str]
+) -> None:
+    metadata = {name: f"the {name}" for name in properties} | {"value": "5"}
+    status = rich_status(grpc.StatusCode[code], reason=reason, metadata=metadata)
+    error = contex.from_rpc_error(FailedCall(grpc.StatusCode[code], "no", trailers(status)))
+    assert type(error) is expected
+    for name in properties:
+        assert getattr(error, name) == f"the {name}"
+    if isinstance(error, contex.QuotaExceeded):
+        assert error.value == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contex.channel import HEALTH_CHECK, health_request, health_status
 
+from .access import AsyncAccessService
 from .agents import AsyncAgentService
 from .audit import AsyncAuditService
 from .events import AsyncEventService
@@ -36,7 +37,19 @@ class AsyncClient(
         publisher: Who is calling: recorded in each event that is published, and in the audit.
         timeout: Seconds for a call, all attempts together. Streams have no such limit.
         channel: A channel of your own, for example with TLS; `close` leaves it open. Give it the
-            options of `contex.channel_options`.
+            options of `contex.channel_options`. See that it is encrypted if you send credentials.
+        api_key: Proves who is calling. By default one is looked for: CONTEX_API_KEY, then the file
+            that CONTEX_API_KEY_FILE names, then what `contex login` stored for the target, then
+            `admin.key` of a server's data directory on this machine; for a channel of your own,
+            none is. "" sends none.
+        token: A token (JWT) of an issuer that the server trusts, instead; or a function that
+            returns a fresh one, which is called for each call.
+        allow_plaintext_credentials: Whether these may be sent to another machine unencrypted; by
+            default CONTEX_ALLOW_PLAINTEXT_CREDENTIALS says so.
+
+    Raises:
+        ValueError: The target is none, or the credentials may not be sent to it: then already
+            here, or with the first call where they had to be looked for.
 
     Moments and ranges:
         A place in a project's log is a sequence, or a time: RFC 3339 text with a zone, an aware
@@ -45,6 +58,11 @@ class AsyncClient(
         `RecordsExpired`). A range starts after a sequence or at a time, and includes its upper
         end. A datetime without a time zone is a ValueError.
     """
+
+    @property
+    def access(self) -> AsyncAccessService:
+        """Who may do what, and how much: keys, bindings, roles, tenants, usage."""
+        return AsyncAccessService(self)
 
     async def health(self, service: str = "") -> str:
         """Returns the health of the server, or of one of its services.

@@ -198,6 +198,29 @@ class AgentService(Calls):
         )
         return (self._once(self._agents.UnregisterAgent, request)).sequence
 
+    def assign_agents(
+        self, project: str, agent_ids: str, identity: str, *, reassign: bool = False
+    ) -> int:
+        """Gives agents to an identity, whose rights they have from then on.
+
+        Args:
+            agent_ids: Glob over the agents' ids.
+            identity: Whose they are.
+            reassign: Also those that are another identity's; by default those that are nobody's.
+
+        Returns:
+            Number of agents that were changed.
+        """
+        request = wire.message(
+            agent_service_pb2.AssignAgentsRequest,
+            project=project,
+            agent_ids=agent_ids,
+            identity=identity,
+            reassign=reassign,
+        )
+        response = self._repeated(self._agents.AssignAgents, request)
+        return response.assigned_count
+
     def listen(
         self,
         project: str,

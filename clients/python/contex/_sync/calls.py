@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from contex.backoff import PROMISED_WINDOW_S, Retry
-from contex.channel import identity_metadata
-from contex.errors import ContexError, Unimplemented
+from contex.channel import check_target, identity_metadata
+from contex.credentials import Credentials, Token
+from contex.errors import ContexError, QuotaExceeded, Unimplemented
 from contex.lazy import server_service_pb2, server_service_pb2_grpc
 
 from .answer_stream import SyncAnswerStream
@@ -18,6 +19,7 @@ from .subscription import Acknowledge, SyncSubscription
 from .transport import (
     Channel,
     Connection,
+    Metadata,
     Reader,
     StreamCall,
     UnaryMethod,
@@ -71,10 +73,22 @@ class Calls(Closeable):
         publisher: str = "",
         timeout: float = 10.0,
         channel: Channel | None = None,
+        api_key: str | None = None,
+        token: Token | None = None,
+        allow_plaintext_credentials: bool | None = None,
     ) -> None:
         self._publisher = publisher
         self._timeout = timeout
-        self._metadata = identity_metadata(publisher)
+        self._identity = identity_metadata(publisher)
+        is_own = channel is not None  # how it is secured is known to the caller alone
+        self._credentials = Credentials(
+            target if is_own else check_target(target),
+            api_key,
+            token,
+            allow_plaintext=allow_plaintext_credentials,
+            encrypted=is_own,
+            looks=not is_own,
+        )
         self._connection = Connection(target, timeout, channel)
         self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
         self._closed = False
@@ -87,6 +101,11 @@ class Calls(Closeable):
             stream.close()
         self._connection.close()
 
+    @property
+    def _metadata(self) -> Metadata:
+        """The metadata of the next call: who calls, and what proves it."""
+        return (*self._identity, *self._credentials.metadata())
+
     def _once(
         self,
         method: UnaryMethod[Request, Response],
@@ -94,7 +113,20 @@ class Calls(Closeable):
         *,
         timeout: float | None = None,
     ) -> Response:
-        return self._unary(method, request, timeout or self._timeout)
+        """Makes a call that gRPC repeats, or that is not repeated.
+
+        Only where a limited rate refused it, which has done nothing, it is made again.
+        """
+        retry: Retry | None = None
+        left = timeout or self._timeout
+        while True:
+            try:
+                return self._unary(method, request, left)
+            except QuotaExceeded as error:
+                retry = retry or Retry(left, idempotent=False)
+                delay = retry.delay_after(error)
+            sleep(delay)
+            left = retry.attempt_timeout()
 
     def _unary(
         self, method: UnaryMethod[Request, Response], request: Request, timeout: float
