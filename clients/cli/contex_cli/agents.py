@@ -177,8 +177,20 @@ def _show_agent(agent: contex.Agent) -> None:
             "ttl": length_text(agent.ttl) if agent.ttl else "never expires",
             "last_contact_time": _contact_text(agent),
         }
+        | _rights_rows(agent)
         | _progress_rows(agent.progress)
     )
+
+
+def _rights_rows(agent: contex.Agent) -> dict[str, str]:
+    """Whose it is, and what it may read; nothing of agents that are nobody's."""
+    if not agent.identity:
+        return {}
+    readable = ", ".join(map(out.plain, agent.readable_data_keys)) or "all"
+    return {
+        "identity": out.plain(agent.identity),
+        "readable_data_keys": "none" if agent.sees_nothing else readable,
+    }
 
 
 def _contact_text(agent: contex.Agent) -> str:
@@ -234,6 +246,23 @@ async def unregister(session: Session, agent_id: str = options.AGENT_ID) -> None
     session.answer(
         {"agent_id": agent_id, "sequence": sequence},
         lambda _: out.print_line(f"{out.plain(agent_id)} unregistered  {sequence}"),
+    )
+
+
+@command("agents assign")
+async def assign(
+    session: Session,
+    identity: str = argument(..., "IDENTITY", "Whose they are from now on."),
+    agent_ids: str = argument(..., "AGENTS", "Ids, as a glob: 'billing-*'."),
+    reassign: bool = option(False, "Also those that are another identity's."),
+) -> None:
+    """For agents that were registered while access was off, or that change hands."""
+    count = await session.client.assign_agents(
+        session.project, agent_ids, identity, reassign=reassign
+    )
+    session.answer(
+        {"identity": identity, "assigned_count": count},
+        lambda _: out.say(f"{out.counted(count, 'agent')} given to {out.plain(identity)}"),
     )
 
 
@@ -297,7 +326,7 @@ async def listen(
     ),
 ) -> None:
     """Begins with what the agent has not acknowledged, and goes on until Ctrl-C. Each line says
-    what has become of a datum: matched, updated, left, deleted, expired or erased.
+    what has become of a datum: matched, updated, left, deleted, expired, erased or withheld.
     """
     session.follows = True
     client = session.client
@@ -319,6 +348,9 @@ async def listen(
             async for matched in stream:
                 if session.json:
                     out.print_json(matched)
+                elif written is not None and matched.kind is contex.MatchKind.WITHHELD:
+                    key = out.plain(matched.event.data_key)
+                    out.remark(f"withheld: {key} may no longer be read, so drop it")
                 elif written is not None and not matched.context_omitted:
                     if matched.kind is contex.MatchKind.LEFT:
                         key = out.plain(matched.event.data_key)

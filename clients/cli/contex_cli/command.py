@@ -18,6 +18,7 @@ from contex_cli.exits import (
     ExitCode,
     InputError,
     Unreached,
+    complain,
     complain_about,
     end_quietly,
     is_broken_pipe,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Function = Callable[..., Awaitable[ExitCode | None] | int]
-_SHARED = ("project", "target", "timeout", "json")
+_SHARED = ("project", "target", "api_key_file", "timeout", "json")
 """Options that nearly all commands take; help lists them last."""
 _CANCEL_AGAIN_S = 0.2
 
@@ -42,6 +43,7 @@ class Session:
     """What most commands share: where to call, how to print, and the client, opened when used.
 
     Attributes:
+        api_key: What proves who calls; None to look for a key.
         publisher: Who calls, for the log and the audit: CONTEX_PUBLISHER, unless a command knows
             better.
         follows: The command runs until it is interrupted: that is its regular end.
@@ -53,10 +55,17 @@ class Session:
     target: str = option(
         "127.0.0.1:50051", "The server to talk to.", metavar="HOST:PORT", env="CONTEX_TARGET"
     )
+    api_key_file: str = option(
+        "",
+        "Where the API key is. [default: CONTEX_API_KEY, CONTEX_API_KEY_FILE, or what contex login "
+        "keeps]",
+        metavar="FILE",
+    )
     timeout: float = option(
         10.0, "How long a call may take, with retries.", metavar="SECONDS", minimum=0.001
     )
     json: bool = option(False, "One JSON object a line, for programs.")
+    api_key: str | None = field(default=None, init=False, repr=False)
     publisher: str = field(
         default_factory=lambda: os.environ.get("CONTEX_PUBLISHER", ""), init=False
     )
@@ -89,13 +98,33 @@ class Session:
 
         try:
             target = parse_target(target)  # of a place, perhaps
-            client = AsyncClient(target, publisher=self.publisher, timeout=self.timeout)
+            key = self._key_for(target)
+            client = AsyncClient(
+                target, publisher=self.publisher, timeout=self.timeout, api_key=key
+            )
         except ValueError as error:
             raise InputError(str(error)) from None
         self._clients.push_async_callback(client.close)
         if not self.waits and (command := asyncio.current_task()) is not None:
             self._attempts.append(asyncio.create_task(_attempt(client, target, command)))
         return client
+
+    def _key_for(self, target: str) -> str:
+        """The API key for a target; empty for none."""
+        import warnings
+
+        from contex import credentials
+
+        if self.api_key is not None:
+            return self.api_key
+        if self.api_key_file:
+            return credentials.read_key(self.api_key_file)
+        with warnings.catch_warnings(record=True) as problems:
+            warnings.simplefilter("always", credentials.CredentialsWarning)
+            found = credentials.find(target)
+        for problem in problems:
+            complain(str(problem.message))
+        return found[0] if found else ""
 
     async def first_failure(self) -> Exception | None:
         """Why no server was reached at first, if that is so."""

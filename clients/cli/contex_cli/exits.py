@@ -31,13 +31,18 @@ class ExitCode(IntEnum):
     UNEXPECTED = 1, "unexpected error; serve: can't start; demo: a check did not hold"
     USAGE = 2, "wrong use of the command, a file that can't be used, or a setting out of its range"
     INVALID_ARGUMENT = 3, "refused as invalid; the message names each field"
-    NOT_FOUND = 4, "no such project, agent, event, datum or revision"
+    NOT_FOUND = 4, "no such project, agent, event, datum, revision, key, role, tenant"
     CONFLICT = 5, "conflict: somebody else changed the datum or the agent first"
-    UNAVAILABLE = 6, "server or store unavailable, overloaded or too slow; retry"
+    UNAVAILABLE = 6, "server or store unavailable, overloaded, too slow; or a limit; retry"
     OUT_OF_RANGE = 7, "the moment is no longer on record, or still to come"
     UNSUPPORTED = 8, "the server can't do this: it is older, or lacks an extra, archive or key"
     DAMAGED = 9, "what is kept is damaged, or differs from what it should be"
-    NOT_ALLOWED = 10, "the project's state forbids it: legal hold, not empty, an import going on"
+    NOT_ALLOWED = (
+        10,
+        "the project's state forbids it: legal hold, not empty, importing; or it is in use",
+    )
+    DENIED = 11, "no valid credentials, or no right to it"
+    NOT_GRANTED = 12, "can: it is not allowed"
     INTERRUPTED = 130, "interrupted (Ctrl-C)"
     TERMINATED = 143, "terminated (SIGTERM)"
 
@@ -45,6 +50,8 @@ class ExitCode(IntEnum):
 _OF_STATUS = {
     "INVALID_ARGUMENT": ExitCode.INVALID_ARGUMENT,
     "NOT_FOUND": ExitCode.NOT_FOUND,
+    "UNAUTHENTICATED": ExitCode.DENIED,
+    "PERMISSION_DENIED": ExitCode.DENIED,
     "FAILED_PRECONDITION": ExitCode.NOT_ALLOWED,
     "ABORTED": ExitCode.CONFLICT,
     "UNAVAILABLE": ExitCode.UNAVAILABLE,

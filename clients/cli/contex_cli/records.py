@@ -100,6 +100,8 @@ def _event(event: Event) -> dict[str, Any]:
         *("publisher", "description", "content_type", "metadata", "opaque"),
     )
     values["content_type"] = event.content_type or JSON_CONTENT_TYPE
+    if event.claimed_publisher:
+        values["claimed_publisher"] = event.claimed_publisher
     if event.valid_until is not None:
         values["valid_until"] = event.valid_until
     return values | _payload(event)

@@ -36,6 +36,8 @@ _CODES: list[tuple[type[ContexError], grpc.StatusCode, ExitCode]] = [
     (Internal, grpc.StatusCode.INTERNAL, ExitCode.UNEXPECTED),
     (ContexError, grpc.StatusCode.UNIMPLEMENTED, ExitCode.UNSUPPORTED),
     (ContexError, grpc.StatusCode.DATA_LOSS, ExitCode.DAMAGED),
+    (ContexError, grpc.StatusCode.UNAUTHENTICATED, ExitCode.DENIED),
+    (ContexError, grpc.StatusCode.PERMISSION_DENIED, ExitCode.DENIED),
 ]
 
 
@@ -47,7 +49,7 @@ def test_each_error_has_its_exit_code(
 
 
 def test_the_codes_are_the_documented_numbers() -> None:
-    assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130, 143]
+    assert [int(code) for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 130, 143]
 
 
 def test_an_error_is_one_line_with_reason_and_fields() -> None:

@@ -32,7 +32,8 @@ MATCH_KEYS = {
 AGENT_KEYS = {
     *("agent_id", "needs", "threshold", "max_matches", "min_delta", "muted_kinds", "exclude_own"),
     *("registered_time", "updated_time", "acknowledged_sequence"),
-    *("ttl", "last_contact_time", "progress"),
+    *("ttl", "last_contact_time", "progress", "identity"),
+    *("readable_data_keys", "sees_nothing"),
 }
 
 
@@ -343,7 +344,7 @@ async def test_a_call_that_is_out_of_time_is_made_again_when_the_index_is_built(
             raise DeadlineExceeded("too late", grpc.StatusCode.DEADLINE_EXCEEDED)
         return calls
 
-    session = Session(project="p", target=contex.target, timeout=10.0, json=False)
+    session = Session(project="p", target=contex.target, api_key_file="", timeout=10.0, json=False)
     try:
         contex.matching.data_indexed = [300] * 30
         assert await indexing.when_indexed(session, call) == 2

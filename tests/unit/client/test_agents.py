@@ -175,6 +175,8 @@ def delivery(kind: str | None, revision: int, key: str = "k") -> MatchedEvent:
         (["MATCHED 1", "UPDATED 2", "ERASED 1"], 2),
         (["MATCHED 1", "UPDATED 2", "ERASED 2"], None),
         (["LEFT 4"], None),
+        (["MATCHED 1", "WITHHELD 1"], None),
+        (["MATCHED 1", "WITHHELD 1", "MATCHED 2"], 2),
         (["MATCHED 1", "LEFT 2", "MATCHED 3", "MATCHED 1", "LEFT 2", "MATCHED 3"], 3),
     ],
 )

@@ -1,0 +1,260 @@
+"""Commands of access, against a service over a real socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from contex_cli.exits import ExitCode
+
+from tests import access_service, command_line
+from tests.access_service import ADMIN_KEY, SECRET, Access
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith("CONTEX_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def access(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Access]:
+    with access_service.serving() as (target, access, _):
+        monkeypatch.setenv("CONTEX_TARGET", target)
+        monkeypatch.setenv("CONTEX_API_KEY", ADMIN_KEY)
+        yield access
+
+
+def run(words: str, code: ExitCode = ExitCode.OK, stdin: str = "") -> str:
+    """What a command prints on stdout, or on stderr if it fails."""
+    done = command_line.invoke(*words.split(), stdin=stdin)
+    assert done.exit_code == code, done.output
+    return " ".join((done.stdout if code in (0, 12) else done.stderr).split())
+
+
+# -- who calls ---------------------------------------------------------------------------
+
+
+def test_whoami(access: Access) -> None:
+    shown = run("whoami")
+    assert "identity root" in shown
+    assert "proved by api key adminadmin00" in shown
+    assert "admin * all" in shown
+    me = json.loads(run("whoami --json"))
+    assert (me["identity"], me["credential"], me["expire_time"]) == ("root", "api_key", None)
+
+
+def test_login_verifies_a_key_and_keeps_it(
+    access: Access, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CONTEX_API_KEY")
+    assert "UNAUTHENTICATED" in run("whoami", ExitCode.DENIED)
+    assert "--api-key-stdin" in run("login", ExitCode.USAGE)
+    assert "UNAUTHENTICATED" in run("login --api-key-stdin", ExitCode.DENIED, "wrong\n")
+    file = home / "contex/credentials.json"
+    assert not file.exists()
+    said = run("login --api-key-stdin", stdin=f"{ADMIN_KEY}\n")
+    assert said.startswith("root at 127.0.0.1:")
+    assert said.endswith(f"kept in {file}")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "root" in run("whoami")
+    assert "forgotten" in run("logout")
+    assert "no key was kept" in run("logout")
+    assert "UNAUTHENTICATED" in run("whoami", ExitCode.DENIED)
+
+
+def test_login_takes_a_file(access: Access, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONTEX_API_KEY")
+    (home / "key").write_text(f"{ADMIN_KEY}\n")
+    assert "root" in run("whoami --api-key-file key")
+    assert json.loads(run("login --api-key-file key --json"))["identity"] == "root"
+    assert "can't use 'missing'" in run("whoami --api-key-file missing", ExitCode.USAGE)
+
+
+def test_no_secret_is_quoted(access: Access, home: Path) -> None:
+    for text in ("two words", "ctx_ä"):
+        (home / "key").write_text(text)
+        said = run("whoami --api-key-file key", ExitCode.USAGE)
+        assert "key: is not an API key or token" in said
+        assert text not in said
+    said = run("login --api-key-stdin", ExitCode.USAGE, "not a key\n")
+    assert "stdin: is not an API key or token" in said
+
+
+def test_a_key_is_not_sent_unencrypted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTEX_API_KEY", ADMIN_KEY)
+    said = run("whoami --target contex.example.com:1", ExitCode.USAGE)
+    assert "not encrypted" in said
+    assert "CONTEX_ALLOW_PLAINTEXT_CREDENTIALS=1" in said
+    assert ADMIN_KEY not in said
+
+
+def test_a_file_that_others_can_read_is_said_to_be_left_out(
+    access: Access, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CONTEX_API_KEY")
+    (home / "data").mkdir()
+    (home / "data/admin.key").write_text(ADMIN_KEY)
+    (home / "data/admin.key").chmod(0o644)
+    said = run("whoami", ExitCode.DENIED)
+    assert said.startswith("contex: not used: data/admin.key: others can read it")
+    (home / "data/admin.key").chmod(0o600)
+    assert "root" in run("whoami")
+
+
+# -- keys --------------------------------------------------------------------------------
+
+
+def test_a_new_key_is_alone_on_stdout(access: Access) -> None:
+    words = (
+        "keys create billing --role publisher -p acme-* --data-key billing/* --ttl 90d --name ci"
+    )
+    done = command_line.invoke(*words.split())
+    assert done.stdout == f"ctx_key000000000_{SECRET}\n"
+    assert "it is shown this once" in done.stderr
+    assert SECRET not in done.stderr
+    request = access.requests[-1]
+    assert (request.identity, request.name, request.ttl.seconds) == ("billing", "ci", 7_776_000)
+    (grant,) = request.grants
+    assert (grant.role, [*grant.projects], [*grant.data_keys]) == (
+        "publisher",
+        ["acme-*"],
+        ["billing/*"],
+    )
+    created = json.loads(run("keys create billing --json"))
+    assert created["secret_key"] == f"ctx_key000000001_{SECRET}"
+    assert created["key"]["identity"] == "billing"
+    assert not access.requests[-1].grants
+
+
+def test_keys_are_listed_rotated_and_revoked(access: Access) -> None:
+    run("keys create billing")
+    done = command_line.invoke(*["keys", "rotate", "key000000000", "--overlap", "2d"])
+    assert done.stdout == f"ctx_key000000001_{SECRET}\n"
+    assert "replace it everywhere by then" in " ".join(done.stderr.split())
+    assert "revoked" in run("keys revoke key000000001")
+    shown = run("keys list billing")
+    assert "key000000000 billing expired 2025-11-26T16:00:00.000Z never" in shown
+    assert "key000000001 billing revoked" in shown
+    assert SECRET not in shown
+    assert "ACCESS_NOT_FOUND" in run("keys revoke another", ExitCode.NOT_FOUND)
+    assert run("keys list nobody") == "no keys"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("keys create b --role publisher", "for which projects?"),
+        ("keys create b -p shop", "say for what a role is granted"),
+        ("access grant b publisher", "for which projects?"),
+        ("keys create b --ttl soon", "is no length of time"),
+        ("roles set r", "Missing argument 'PERMISSION"),
+        ("roles set r fly", "'fly' is not one of"),
+        ("tenants set t --limit flights=3", "'flights' is no limit; there are events_per_second"),
+        ("tenants set t --limit agents=-1", "write it as agents=NUMBER"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_sent(
+    home: Path, words: str, problem: str
+) -> None:
+    assert problem in run(f"{words} --target 127.0.0.1:9", ExitCode.USAGE)
+
+
+# -- grants ------------------------------------------------------------------------------
+
+
+def test_grants_add_up_and_are_taken_away(access: Access) -> None:
+    run("access grant billing publisher -p shop --data-key billing/* --tenant acme")
+    run("access grant billing publisher -p shop --data-key billing/*")
+    shown = run("access grant billing consumer -p * -p test")
+    assert "billing, of tenant acme" in shown
+    assert "publisher shop billing/*" in shown
+    assert "consumer *, test all" in shown
+    listed = run("access list")
+    assert "billing acme publisher shop billing/*" in listed
+    binding = json.loads(run("access list --json"))
+    assert [grant["role"] for grant in binding["grants"]] == ["publisher", "consumer"]
+    assert "no such grant" in run("access revoke billing publisher -p other", ExitCode.NOT_FOUND)
+    assert "publisher" not in run("access revoke billing publisher -p shop")
+    assert "no grants" in run("access revoke billing consumer")
+    assert access.bindings == {}
+    assert "no such grant" in run("access revoke billing consumer", ExitCode.NOT_FOUND)
+    assert "ACCESS_NOT_FOUND" in run("access delete billing", ExitCode.NOT_FOUND)
+    run("access grant billing consumer -p shop")
+    assert "no grants any more" in run("access delete billing")
+
+
+def test_can_says_why(access: Access) -> None:
+    run("access grant billing publisher -p shop --data-key billing/*")
+    run("access grant billing consumer -p shop")
+    shown = run("can billing publish shop:billing/vat")
+    assert shown.startswith("allowed: a grant allows it for the data keys billing/*")
+    assert "yes billing publisher shop billing/*" in shown
+    assert "no billing consumer shop all the role does not have the permission" in shown
+    assert access.requests[-1].data_key == "billing/vat"
+    denied = run("can billing GetState shop/billing/vat", ExitCode.NOT_GRANTED)
+    assert denied.startswith("denied: no grant allows it")
+    assert (access.requests[-1].project, access.requests[-1].data_key) == ("shop", "billing/vat")
+    asked = run("can - read shop --group group:i:g --json", ExitCode.NOT_GRANTED)
+    assert json.loads(asked)["allowed"] is False
+    assert (access.requests[-1].identity, access.requests[-1].data_key) == ("", "")
+    assert [*access.requests[-1].groups] == ["group:i:g"]
+
+
+def test_who_may_not_ask_gets_another_exit_code(access: Access) -> None:
+    access.refusals = [(grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", None)]
+    assert "PERMISSION_DENIED" in run("can x read shop", ExitCode.DENIED)
+
+
+def test_roles(access: Access) -> None:
+    assert run("roles set curator publish state --description Curates") == "curator: publish, state"
+    shown = run("roles")
+    assert "publisher publish built in" in shown
+    assert "curator publish, state Curates" in shown
+    run("access grant b curator -p shop")
+    assert "ACCESS_IN_USE" in run("roles delete curator", ExitCode.NOT_ALLOWED)
+    run("access delete b")
+    assert run("roles delete curator") == "role curator is deleted"
+
+
+# -- tenants -----------------------------------------------------------------------------
+
+
+def test_tenants_keep_what_is_not_given(access: Access) -> None:
+    run("tenants set acme -p acme-* --limit events_per_second=1000 --limit stored_bytes=1048576")
+    shown = run(
+        "tenants set acme --limit agents=5 --limit events_per_second=0 --project-limit needs=9"
+    )
+    assert "projects acme-*" in shown
+    assert "stored bytes 1.0 MiB agents 5" in shown
+    assert "of each project needs 9" in shown
+    assert "events a second" not in shown
+    printed = command_line.invoke("tenants", "--json").stdout.splitlines()
+    assert [json.loads(line)["name"] for line in printed] == ["default", "acme"]
+    assert "acme acme-* stored bytes 1.0 MiB needs 9" in run("tenants")
+    assert run("tenants delete acme") == "tenant acme is deleted"
+
+
+def test_usage_is_drawn(access: Access) -> None:
+    shown = run("usage acme")
+    assert shown.startswith("tenant acme")
+    assert "events a second 250.2 █████ 25% 1,000 3" in shown
+    assert "stored bytes 3.0 MiB ███████████████ 75% 4.0 MiB" in shown
+    assert "agents 7 none" in shown
+    assert run("usage -p shop").startswith("project shop, of tenant default")
+    assert json.loads(run("usage acme --json"))["usage"][0]["limit"] == 1000
+
+
+def test_agents_are_given_to_an_identity(access: Access) -> None:
+    assert run("agents assign billing bill* -p shop --reassign") == "3 agents given to billing"
+    request = access.requests[-1]
+    assert (request.identity, request.agent_ids, request.reassign) == ("billing", "bill*", True)
