@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -27,6 +28,9 @@ from tests.canaries import captured_logs, check_for_canaries
 settings.register_profile("quick", deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile("quick")
+
+# Tests are about something else, unless they ask for access.
+os.environ["CONTEX_ACCESS"] = "false"
 
 _SLOW = ("tests/process", "tests/budgets", "tests/golden", "tests/docs", "tests/integration")
 

@@ -87,9 +87,14 @@ def target() -> Iterator[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTEX_")}
     with log.open("wb") as stderr:
         server = subprocess.Popen(command, stderr=stderr, env=environment)
+    # As for somebody in the directory from which the server was started.
+    before = os.environ.get("CONTEX_DATA_DIR")
+    os.environ["CONTEX_DATA_DIR"] = str(directory)
     try:
         yield f"127.0.0.1:{_port(server, log)}"
     finally:
+        if before is None:
+            del os.environ["CONTEX_DATA_DIR"]
         server.terminate()
         code = server.wait(15)
         shutil.rmtree(directory, ignore_errors=True)

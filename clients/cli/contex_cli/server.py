@@ -32,6 +32,17 @@ def serve(
     ),
     workers: int | None = option(None, "Processes. [default: 1]"),
     insecure: bool | None = option(None, "Allow an address that other machines can reach."),
+    access: bool | None = option(
+        None,
+        "Ask callers who they are, and check what they may do.",
+        "--access/--no-access",
+    ),
+    admin_key_file: str | None = option(
+        None,
+        "The key of the first administrator, made if it is not there. [default: admin.key in the "
+        "data directory of the built-in store]",
+        metavar="FILE",
+    ),
     embedder_path: str | None = option(
         None,
         "An embedding model of your own instead of the built-in one: a directory with model.onnx "

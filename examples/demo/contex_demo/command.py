@@ -55,7 +55,9 @@ async def demo(
     server = ServerProcess(directory)
     held = interrupted = False
     try:
-        async with AsyncClient(server.target, publisher=PUBLISHER, timeout=TIMEOUT_S) as client:
+        async with AsyncClient(
+            server.target, token=server.admin_key, publisher=PUBLISHER, timeout=TIMEOUT_S
+        ) as client:
             story = Story(client, corpus, server, view, events=events, threshold=threshold)
             figures = await story.run()
         held = figures.hold

@@ -38,6 +38,10 @@ class ServerProcess:
     def target(self) -> str:
         return f"127.0.0.1:{self._port}"
 
+    def admin_key(self) -> str:
+        """The key that it made at its first start."""
+        return (self._data_dir / "admin.key").read_text().strip()
+
     async def start(self) -> float:
         """Starts it and waits until it serves; returns the seconds that took."""
         started = time.monotonic()

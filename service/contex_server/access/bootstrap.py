@@ -40,7 +40,7 @@ Commands on this machine find it there. To go on:
 
     contex whoami
     contex publish greetings/first '{{"text": "Hello"}}' -d "The first greeting"
-    contex keys create reader --role readonly --in-project default
+    contex keys create reader --role readonly -p default
 
 Elsewhere: CONTEX_TARGET={target} and CONTEX_API_KEY, or contex login.
 """

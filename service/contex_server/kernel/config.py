@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=50051, ge=0, le=65_535)
     insecure: bool = False
-    access: bool = False
+    access: bool = True
     admin_key_file: Path | None = None
     workers: int = Field(default=1, ge=1, le=64)
     shutdown_grace_s: float = Field(default=4.0, gt=0, le=6.0)
@@ -218,10 +218,16 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _loopback_unless_insecure(self) -> Self:
+        if not self.insecure and not self.access and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} is reachable from other machines, and without access anybody "
+                "there may do anything; leave --no-access out, listen on 127.0.0.1, or pass "
+                "--insecure"
+            )
         if not self.insecure and not _is_loopback(self.host):
             raise ValueError(
-                f"host {self.host!r} is reachable from other machines and there is no "
-                "authentication yet; listen on 127.0.0.1, or pass --insecure"
+                f"host {self.host!r} is reachable from other machines, and there is no TLS; listen "
+                "on 127.0.0.1, or pass --insecure"
             )
         return self
 
