@@ -37,7 +37,7 @@ async def events(
         "data key": "data_key",
         "rev": lambda event: event.revision or "",
         "type": "event_type",
-        "publisher": "publisher",
+        "publisher": out.publisher_text,
         "valid until": "valid_until",
         "payload": out.payload_preview,
     }

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import zip_longest
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from contex_cli.exits import InputError
 
@@ -437,6 +437,22 @@ def event_line(event: Event, limit: int = 100, path: str = "") -> str:
     return "  ".join(event_parts(event, limit, path))
 
 
+class _Published(Protocol):
+    @property
+    def publisher(self) -> str: ...
+
+    @property
+    def claimed_publisher(self) -> str: ...
+
+
+def publisher_text(published: _Published) -> str:
+    """Who published something: who was proved, and the name that it gave itself."""
+    name = plain(published.publisher)
+    return (
+        f"{name} as {plain(published.claimed_publisher)}" if published.claimed_publisher else name
+    )
+
+
 def event_parts(event: Event, limit: int = 100, path: str = "") -> list[str]:
     """An event for people: time, sequence, key and revision, path, type, validity, payload."""
     from contex_cli.times import rfc3339
@@ -449,7 +465,7 @@ def event_parts(event: Event, limit: int = 100, path: str = "") -> list[str]:
     if event.event_type != "data_published":
         parts.append(plain(event.event_type))
     if event.publisher:
-        parts.append(f"by {plain(event.publisher)}")
+        parts.append(f"by {publisher_text(event)}")
     preview = payload_preview(event, limit)
     if event.valid_until is not None:
         parts.append(f"until {rfc3339(event.valid_until)}")

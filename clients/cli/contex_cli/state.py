@@ -109,7 +109,7 @@ def _state_table(data: list[contex.Datum]) -> out.Table:
         )
     else:
         columns["time"] = lambda d: d.event.time
-        columns["publisher"] = lambda d: d.event.publisher
+        columns["publisher"] = lambda d: out.publisher_text(d.event)
         columns["valid until"] = lambda d: d.event.valid_until
         columns["payload"] = lambda d: (
             "(omitted)" if d.payload_omitted else out.payload_preview(d.event)
@@ -120,7 +120,7 @@ def _state_table(data: list[contex.Datum]) -> out.Table:
 def _show_datum(event: contex.Event) -> None:
     """A datum in full: what is known about it, then the payload on its own."""
     facts = f"  revision {event.revision}  {rfc3339(event.time)}  {event.sequence}"
-    by = f"  by {out.plain(event.publisher)}" if event.publisher else ""
+    by = f"  by {out.publisher_text(event)}" if event.publisher else ""
     out.say((out.plain(event.data_key), "bold"), facts, by, cut=True)
     if event.valid_until is not None:
         out.say((f"valid until {instant_text(event.valid_until)}", "dim"))
@@ -198,7 +198,7 @@ def _show_change(change: contex.Change) -> None:
     if before is not None and after is not None:
         facts = f"  r{before.revision} → r{after.revision}"
     if shown.event is not None and after is not None and shown.event.publisher:
-        facts += f"  by {out.plain(shown.event.publisher)}"
+        facts += f"  by {out.publisher_text(shown.event)}"
     if shown.event is not None and (
         before is None or after is None or shown.event.erased is not None
     ):
@@ -291,7 +291,7 @@ def _show_headline(revision: contex.Revision, more: str = "") -> None:
     if event.event_type != "data_published":
         facts += f"  {out.plain(event.event_type)}"
     if event.publisher:
-        facts += f"  by {out.plain(event.publisher)}"
+        facts += f"  by {out.publisher_text(event)}"
     if event.valid_until is not None:
         facts += f"  until {rfc3339(event.valid_until)}"
     out.say((f"r{event.revision}", "bold yellow"), facts + more, cut=True)
@@ -354,7 +354,7 @@ def blame_table(blame: contex.Blame) -> out.Table:
         {
             "rev": lambda part: in_colour(f"r{part.revision}", part),
             "time": lambda part: in_colour(rfc3339(part.time), part),
-            "publisher": lambda part: in_colour(out.plain(part.publisher), part),
+            "publisher": lambda part: in_colour(out.publisher_text(part), part),
             "path": lambda part: out.plain(part.path, _PATH) or "(the whole)",
             # A line keeps its indentation.
             "value": lambda p: out.styled(out.shortened(out.printable(p.value), _VALUE)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from contex_server.api.server.servicer import API_REVISION
 
 PROTOS = Path(__file__).parents[3] / "protos/contex/v1"
-RECORDED = (5, "4109ec20add0d918a175022b2a625ade740160e72b04239bffb866e878c6b1a1")
+RECORDED = (5, "54e88f2b24a7d336fd87d9b3850f67af710f1c3ca782f2f4515ff0ec4db8bc37")
 """A revision, and the digest of what the protos declare with it."""
 
 

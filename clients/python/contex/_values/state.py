@@ -265,6 +265,7 @@ class BlamedPart:
         revision: Revision of that event.
         time: When that event was appended (UTC).
         publisher: Who published that event.
+        claimed_publisher: The name that the publisher gave itself, if it proved another one.
     """
 
     path: str
@@ -273,6 +274,7 @@ class BlamedPart:
     revision: int
     time: datetime
     publisher: str
+    claimed_publisher: str
 
 
 def blamed_part(message: state_service_pb2.BlamedPart) -> BlamedPart:
@@ -284,6 +286,7 @@ def blamed_part(message: state_service_pb2.BlamedPart) -> BlamedPart:
         revision=message.revision,
         time=message.time.ToDatetime(tzinfo=UTC),
         publisher=message.publisher,
+        claimed_publisher=message.claimed_publisher,
     )
 
 

@@ -749,6 +749,7 @@ class BlamedPart(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     PUBLISHER_FIELD_NUMBER: _builtins.int
+    CLAIMED_PUBLISHER_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """In JSON: the JSON pointer (RFC 6901) of a scalar, or of an empty object or array. In text: the
     number of the line, "1", "2", …
@@ -761,6 +762,8 @@ class BlamedPart(_message.Message):
     """Revision of that event."""
     publisher: _builtins.str
     """Who published that event."""
+    claimed_publisher: _builtins.str
+    """The name that the publisher gave itself, if it proved another one."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When that event was appended."""
@@ -774,10 +777,11 @@ class BlamedPart(_message.Message):
         revision: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         publisher: _builtins.str = ...,
+        claimed_publisher: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "publisher", b"publisher", "revision", b"revision", "sequence", b"sequence", "time", b"time", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed_publisher", b"claimed_publisher", "path", b"path", "publisher", b"publisher", "revision", b"revision", "sequence", b"sequence", "time", b"time", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

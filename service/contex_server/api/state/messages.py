@@ -121,6 +121,7 @@ def part_messages(parts: Iterable[BlamedPart], max_bytes: int) -> tuple[list[pb.
             revision=event.revision,
             time=timestamp(event.sequence.ms),
             publisher=event.publisher,
+            claimed_publisher=event.claimed_publisher,
         )
         size_bytes += message.ByteSize()
         if size_bytes > max_bytes:
