@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from docs import render_cli
+from docs import render_access, render_cli
 from tests import command_line
 
 ROOT = Path(__file__).parents[2]
@@ -80,18 +81,25 @@ def rows(page: str, first_column: str) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def target() -> Iterator[str]:
     """A server as a user starts it, on the bundled store."""
+    with serving() as (target, _):
+        yield target
+
+
+@contextmanager
+def serving(**variables: str) -> Iterator[tuple[str, Path]]:
+    """The target of a server, and its data directory."""
     directory = Path(tempfile.mkdtemp(prefix="ctx"))
     log = directory / "server.log"
     command = [sys.executable, "-m", "contex_server", "serve", "--port", "0"]
     command += ["--data-dir", str(directory), "--log-format", "json"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTEX_")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTEX_")} | variables
     with log.open("wb") as stderr:
         server = subprocess.Popen(command, stderr=stderr, env=environment)
     # As for somebody in the directory from which the server was started.
     before = os.environ.get("CONTEX_DATA_DIR")
     os.environ["CONTEX_DATA_DIR"] = str(directory)
     try:
-        yield f"127.0.0.1:{_port(server, log)}"
+        yield f"127.0.0.1:{_port(server, log)}", directory
     finally:
         if before is None:
             del os.environ["CONTEX_DATA_DIR"]
@@ -111,8 +119,23 @@ def _port(server: subprocess.Popen[bytes], log: Path) -> int:
     raise AssertionError(log.read_text())
 
 
-@pytest.mark.parametrize("page", [page for page in GUIDES if page != "docs/guide/cli.md"])
+NOT_RUN = ("docs/guide/cli.md", "docs/guide/access.md")
+
+
+def test_snippets_of_access_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with serving(CONTEX_ACCESS="true") as (target, directory):
+        monkeypatch.setenv("CONTEX_DATA_DIR", str(directory))
+        run_snippets("docs/guide/access.md", target, monkeypatch)
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if page not in NOT_RUN])
 def test_snippets_run(page: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_snippets(page, target, monkeypatch)
+
+
+def run_snippets(page: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     project = page.rpartition("/")[2].removesuffix(".md")
     monkeypatch.setenv("CONTEX_TARGET", target)
     monkeypatch.setenv("CONTEX_PROJECT", f"{project}-cli")
@@ -143,7 +166,7 @@ def commands_of(block: Block) -> Iterator[tuple[str, str]]:
 
 
 def run_command(command: str) -> tuple[int, str]:
-    if "|" in command:
+    if re.search(r"\||;| > ", command):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {command}"],
@@ -316,6 +339,11 @@ def test_every_command_is_in_the_table() -> None:
     table = rows("docs/guide/commands.md", "command")
     commands = {row[0].strip("`").removeprefix("contex ") for row in table}
     assert commands == {name.partition(" ")[0] for name in COMMANDS} | GROUPS.keys()
+
+
+def test_the_table_of_roles_is_current() -> None:
+    written = render_access.PAGE.read_text(encoding="utf-8")
+    assert written == render_access.page(), "run: python docs/render_access.py"
 
 
 def test_the_command_reference_is_current() -> None:

@@ -51,14 +51,14 @@ def _show_me(me: contex.WhoAmI) -> None:
         out.say("nobody in particular: access is off there, and everybody may do everything")
         return
     how = me.credential.value.replace("_", " ")
-    rows = {
+    rows: dict[str, str | list[str]] = {
         "identity": out.plain(me.identity),
         "tenant": out.plain(me.tenant) or "none: all projects",
         "proved by": f"{how} {me.key_id}".strip(),
         "valid until": rfc3339(me.expire_time) if me.expire_time else "it is revoked",
     }
     if me.groups:
-        rows["groups"] = "\n".join(map(out.plain, me.groups))
+        rows["groups"] = list(map(out.plain, me.groups))
     out.show_rows(rows)
     show_grants(me.grants)
 
@@ -108,7 +108,8 @@ def _show_decision(decision: contex.Decision) -> None:
     word, style = ("allowed", "green") if decision else ("denied", "red")
     out.say((word, style), f": {out.plain(decision.reason)}")
     if decision.data_keys:
-        out.say(f"for the data keys {', '.join(map(out.plain, decision.data_keys))}")
+        keys = ", ".join(map(out.plain, decision.data_keys))
+        out.say(f"for the data keys {keys}" if decision else f"it is for the data keys {keys}")
     columns: out.Columns[contex.GrantDecision] = {
         "": lambda one: out.styled("yes", "green") if one.allows else out.styled("no", "red"),
         "of": "identity",

@@ -137,6 +137,8 @@ class _Runner:
             "CONTEX_AGENT": agent_id,
             "CONTEX_CONSUMER": consumer,
         }
+        if session.api_key_file:
+            self._variables["CONTEX_API_KEY_FILE"] = os.path.abspath(session.api_key_file)
 
     async def run(self, delivery: contex.ClaimedDelivery) -> None:
         """Runs it for one, and says what has become of that."""

@@ -100,8 +100,8 @@ def _show_tenant(tenant: contex.Tenant) -> None:
         {
             "tenant": tenant.name,
             "projects": ", ".join(tenant.projects) or "none",
-            "limits": "\n".join(_limit_lines(tenant.limits)),
-            "of each project": "\n".join(_limit_lines(tenant.project_limits)),
+            "limits": _limit_lines(tenant.limits),
+            "of each project": _limit_lines(tenant.project_limits),
             "description": tenant.description,
         }
     )
