@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -80,32 +79,23 @@ def rows(page: str, first_column: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def target() -> Iterator[str]:
-    """A server as a user starts it, on the bundled store."""
-    with serving() as (target, _):
-        yield target
-
-
-@contextmanager
-def serving(**variables: str) -> Iterator[tuple[str, Path]]:
-    """The target of a server, and its data directory."""
+    """A server as a user starts it, on the bundled store; its key is found as by its user."""
     directory = Path(tempfile.mkdtemp(prefix="ctx"))
     log = directory / "server.log"
     command = [sys.executable, "-m", "contex_server", "serve", "--port", "0"]
     command += ["--data-dir", str(directory), "--log-format", "json"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTEX_")} | variables
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTEX_")}
     with log.open("wb") as stderr:
         server = subprocess.Popen(command, stderr=stderr, env=environment)
-    # As for somebody in the directory from which the server was started.
-    before = os.environ.get("CONTEX_DATA_DIR")
-    os.environ["CONTEX_DATA_DIR"] = str(directory)
-    try:
-        yield f"127.0.0.1:{_port(server, log)}", directory
-    finally:
-        if before is None:
-            del os.environ["CONTEX_DATA_DIR"]
-        server.terminate()
-        code = server.wait(15)
-        shutil.rmtree(directory, ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONTEX_DATA_DIR", str(directory))
+        patch.setenv("XDG_CONFIG_HOME", str(directory))
+        try:
+            yield f"127.0.0.1:{_port(server, log)}"
+        finally:
+            server.terminate()
+            code = server.wait(15)
+            shutil.rmtree(directory, ignore_errors=True)
     assert code == 0
 
 
@@ -119,19 +109,12 @@ def _port(server: subprocess.Popen[bytes], log: Path) -> int:
     raise AssertionError(log.read_text())
 
 
-NOT_RUN = ("docs/guide/cli.md", "docs/guide/access.md")
-
-
-def test_snippets_of_access_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    with serving(CONTEX_ACCESS="true") as (target, directory):
-        monkeypatch.setenv("CONTEX_DATA_DIR", str(directory))
-        run_snippets("docs/guide/access.md", target, monkeypatch)
-
-
-@pytest.mark.parametrize("page", [page for page in GUIDES if page not in NOT_RUN])
-def test_snippets_run(page: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", [page for page in GUIDES if page != "docs/guide/cli.md"])
+def test_snippets_run(
+    page: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if page == "docs/guide/access.md":
+        monkeypatch.chdir(tmp_path)  # It writes files.
     run_snippets(page, target, monkeypatch)
 
 
