@@ -35,8 +35,8 @@ LABEL org.opencontainers.image.title="contex" \
       org.opencontainers.image.description="Contex: an event-sourced context bus for AI agents" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# New volumes take their owner from these: /data is for the store, the archive and the master key,
-# unless that is to be apart from the rest, in /keys, as in compose.yaml.
+# New volumes take their owner from these: /data is for the store, the archive and the keys, unless
+# these are to be apart from the rest, in /keys, as in compose.yaml.
 RUN groupadd --gid 10001 contex \
     && useradd --uid 10001 --gid contex --no-create-home --home-dir /data --shell /usr/sbin/nologin contex \
     && install --directory --owner=contex --group=contex --mode=0700 /data /keys
@@ -55,6 +55,7 @@ STOPSIGNAL SIGTERM
 # Loading a large data directory can take two minutes, during which it is not unhealthy.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=120s --retries=3 CMD ["contex", "health"]
 ENTRYPOINT ["contex"]
-# Listens on all addresses of the container. There is no authentication yet: publish the port on
-# a loopback or private address only.
+# Listens on all addresses of the container, in plain text: publish the port on a loopback or private
+# address only, or give it a certificate, see docs/operations/tls.md. The first key is printed at the
+# first start, and is in /data/admin.key.
 CMD ["serve", "--host", "0.0.0.0", "--insecure"]

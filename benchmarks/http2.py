@@ -8,8 +8,9 @@ them in one process beside the server, and would measure itself. With h2 a messa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from ssl import SSLContext
 from typing import cast
 
 from h2.config import H2Configuration
@@ -19,6 +20,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
 OnMessage = Callable[[bytes], None]
+Metadata = Sequence[tuple[str, str]]
 
 _MESSAGE_HEAD = 5
 """gRPC's own: a flag and the length."""
@@ -37,8 +39,9 @@ class Connection(asyncio.Protocol):
     Its windows are opened to 2 GiB at the start and not again: a benchmark sends less.
     """
 
-    def __init__(self, authority: str) -> None:
+    def __init__(self, authority: str, metadata: Metadata = ()) -> None:
         self._authority = authority
+        self._metadata = metadata
         self._http = H2Connection(H2Configuration(validate_inbound_headers=False))
         self._streams: dict[int, OnMessage] = {}
         self._parts: dict[int, bytes] = {}
@@ -57,6 +60,7 @@ class Connection(asyncio.Protocol):
             (":authority", self._authority),
             ("content-type", "application/grpc"),
             ("te", "trailers"),
+            *self._metadata,
         ]
         self._http.send_headers(stream, headers)
         message = b"\0" + len(request).to_bytes(4, "big") + request
@@ -112,15 +116,21 @@ class Connection(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def connections(target: str, count: int) -> AsyncIterator[list[Connection]]:
-    """Open connections."""
+async def connections(
+    target: str, count: int, metadata: Metadata = (), context: SSLContext | None = None
+) -> AsyncIterator[list[Connection]]:
+    """Open connections, whose calls carry the metadata; over TLS, with a context."""
     host, _, port = target.rpartition(":")
     loop = asyncio.get_running_loop()
     opened: list[Connection] = []
     try:
         for _ in range(count):
             _, connection = await loop.create_connection(
-                lambda: Connection(target), host, int(port)
+                lambda: Connection(target, metadata),
+                host,
+                int(port),
+                ssl=context,
+                server_hostname="localhost" if context else None,
             )
             opened.append(connection)
         yield opened

@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, cast
 
 import grpc
 from contex.v1 import event_service_pb2
 
+from benchmarks.http2 import Metadata
 from benchmarks.messages import in_stream
 
 _OPTIONS: list[tuple[str, Any]] = [
@@ -37,9 +39,15 @@ class Refused(Exception):
 
 
 @asynccontextmanager
-async def channels(target: str, count: int = 1) -> AsyncIterator[list[grpc.aio.Channel]]:
-    """Connected channels, a connection each."""
-    opened = [grpc.aio.insecure_channel(target, _OPTIONS) for _ in range(count)]
+async def channels(
+    target: str, count: int = 1, roots: bytes = b""
+) -> AsyncIterator[list[grpc.aio.Channel]]:
+    """Connected channels, a connection each; over TLS, with root certificates."""
+    if roots:
+        trust = grpc.ssl_channel_credentials(roots)
+        opened = [grpc.aio.secure_channel(target, trust, _OPTIONS) for _ in range(count)]
+    else:
+        opened = [grpc.aio.insecure_channel(target, _OPTIONS) for _ in range(count)]
     try:
         await asyncio.gather(*(channel.channel_ready() for channel in opened))
         yield opened
@@ -47,11 +55,11 @@ async def channels(target: str, count: int = 1) -> AsyncIterator[list[grpc.aio.C
         await asyncio.gather(*(channel.close() for channel in opened))
 
 
-def unary(channel: grpc.aio.Channel, method: str) -> Unary:
+def unary(channel: grpc.aio.Channel, method: str, metadata: Metadata = ()) -> Unary:
     """A unary method on bytes."""
     # With its default serializers grpc.aio passes bytes as they are; the stubs can't say so.
     call: Any = channel.unary_unary(method)
-    return cast(Unary, call)
+    return cast(Unary, partial(call, metadata=metadata) if metadata else call)
 
 
 def open_stream(channel: grpc.aio.Channel, method: str, request: bytes) -> StreamCall:
@@ -85,6 +93,7 @@ async def publish_stream(
     in_flight: int = 16,
     *,
     before_each: Callable[[], Awaitable[None]] | None = None,
+    metadata: Metadata = (),
 ) -> float:
     """Sends batches over one PublishStream; returns the seconds until the last answer.
 
@@ -93,12 +102,13 @@ async def publish_stream(
         requests: Serialised PublishRequests.
         in_flight: Batches that may be unanswered; the server reads ahead by 16.
         before_each: Awaited before each batch: a pace.
+        metadata: Of the call.
 
     Raises:
         Refused: A batch was refused.
     """
     method: Any = channel.stream_stream(PUBLISH_STREAM)
-    call = cast(DuplexCall, method())
+    call = cast(DuplexCall, method(metadata=tuple(metadata)))
     window = asyncio.Semaphore(in_flight)
 
     async def send() -> None:

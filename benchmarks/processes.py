@@ -88,6 +88,7 @@ class ContexServer(Measured):
     """`contex serve` on the bundled store.
 
     Attributes:
+        data_dir: Its data directory.
         store_socket: The store's Unix socket, for ceilings against the very same store.
     """
 
@@ -95,6 +96,7 @@ class ContexServer(Measured):
         self, process: asyncio.subprocess.Process, port: int, log: list[str], data_dir: Path
     ) -> None:
         super().__init__(process, port, log)
+        self.data_dir = data_dir
         self.store_socket = data_dir.resolve() / "valkey" / "valkey.sock"
 
     def store(self) -> Connections:
@@ -162,9 +164,9 @@ async def _process(
     checkout: Path = ROOT,
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, int, list[str]]]:
     """Runs Python until the block ends; it says where it serves in a line of JSON."""
-    # The server's settings are its defaults, whatever the shell has set.
+    # The server's settings are its defaults, whatever the shell has set; but callers prove nothing.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CONTEX_")}
-    environment |= settings
+    environment |= {"CONTEX_ACCESS": "false", **settings}
     process = await asyncio.create_subprocess_exec(
         sys.executable if checkout == ROOT else str(checkout / ".venv" / "bin" / "python"),
         *arguments,

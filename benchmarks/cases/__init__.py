@@ -2,6 +2,7 @@
 
 from benchmarks.bench import Case
 from benchmarks.cases import (
+    access,
     archive,
     beside,
     consuming,
@@ -25,6 +26,7 @@ from benchmarks.cases import (
 CASES: dict[str, Case] = {
     "publish_unary": publish_unary.run,
     "publish_stream": publish_stream.run,
+    "access": access.run,
     "publish_client": publish_client.run,
     "replay": replay.run,
     "fanout": fanout.run,
