@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -66,9 +66,11 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     async with AsyncExitStack() as stack:
-        # First what fails at once: a port in use.
-        port = stack.enter_context(_reserved_port(settings))
-        settings = settings.model_copy(update={"port": port})
+        # First what fails at once: a port in use, a certificate that can't be served.
+        settings = stack.enter_context(_reserved_ports(settings))
+        if settings.tls:
+            files = import_module("contex_server.edge.certificate_files")
+            files.check_settings(settings)
         # Side by side, these take two thirds of the time. Threads that import are started only
         # now, with signals handled by the loop: a KeyboardInterrupt in the midst of an import
         # may be lost together with the import lock.
@@ -143,11 +145,21 @@ async def _modules_and_model(settings: Settings, stack: AsyncExitStack) -> Embed
 
 
 @contextmanager
-def _reserved_port(settings: Settings) -> Iterator[int]:
+def _reserved_ports(settings: Settings) -> Iterator[Settings]:
+    """Holds the ports; the settings then have those that were chosen."""
+    with ExitStack() as stack:
+        ports = {}
+        for name in ("port", "tls_client_port"):
+            if (port := getattr(settings, name)) is not None:
+                ports[name] = stack.enter_context(_reserved_port(settings.host, port))
+        yield settings.model_copy(update=ports)
+
+
+@contextmanager
+def _reserved_port(host: str, port: int) -> Iterator[int]:
     """Holds the port for this server's processes: refused if taken, chosen if it is 0."""
-    host = settings.host.strip("[]")
+    host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    port = settings.port
     try:
         # Alone first: processes of one server share the port, strangers don't.
         with socket.socket(family, socket.SOCK_STREAM) as alone:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import structlog
@@ -29,6 +29,7 @@ from contex_server.edge.grpc import handlers
 from contex_server.edge.intake import Intake
 from contex_server.edge.metrics import CallCounts, CallMetrics
 from contex_server.edge.reflection import add_reflection
+from contex_server.edge.tls import Tls
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, StartupError
@@ -68,6 +69,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.port = 0
+        self.client_port = 0
         self.drain = Drain()
         self.calls = Calls(self.drain)
         self.counts = CallCounts()
@@ -146,19 +148,51 @@ class Server:
             "small indexes of the past": self.rooms.match.past.small,
         }
         most = settings.limits.response_message_bytes
-        self._grpc.add_generic_rpc_handlers(handlers(services, chain, self.intake, most))
+        certificates = settings.tls_client_ca is not None
+        self._grpc.add_generic_rpc_handlers(
+            handlers(services, chain, self.intake, most, certificates)
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         add_reflection((*self._services, health.SERVICE_NAME), self._grpc)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        try:
-            self.port = self._grpc.add_insecure_port(f"{host}:{settings.port}")
-        except RuntimeError as error:
-            raise StartupError(f"can't listen on {host}:{settings.port}: {error}") from error
+        self._listen()
         await self._grpc.start()
         await self._set_health(serving=True)
         watch = asyncio.create_task(self._watch_store(), name="contex-store-watch")
         self._stack.callback(watch.cancel)
-        log.info("serving", host=settings.host, port=self.port)
+        log.info("serving", host=settings.host, port=self.port, **self._security())
+
+    def _listen(self) -> None:
+        settings = self.settings
+        tls = Tls.of(settings)
+        if tls is None:
+            self.port = self._bind(settings.port, None)
+            return
+        self.counts.certificate = tls.expires_s
+        watch = asyncio.create_task(tls.watch(), name="contex-tls-watch")
+        self._stack.callback(watch.cancel)
+        apart = settings.tls_client_port is not None
+        required = settings.tls_client_ca is not None and not apart
+        self.port = self._bind(settings.port, tls.credentials(client_certificates=required))
+        if settings.tls_client_port is not None:
+            credentials = tls.credentials(client_certificates=True)
+            self.client_port = self._bind(settings.tls_client_port, credentials)
+
+    def _bind(self, port: int, credentials: grpc.ServerCredentials | None) -> int:
+        settings = self.settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{host}:{port}"
+        try:
+            if credentials is None:
+                return self._grpc.add_insecure_port(address)
+            return self._grpc.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise StartupError(f"can't listen on {address}: {error}") from error
+
+    def _security(self) -> dict[str, Any]:
+        """What the log says of the ports besides."""
+        if not self.settings.tls:
+            return {}
+        return {"tls": True} | ({"client_port": self.client_port} if self.client_port else {})
 
     async def stop(self) -> None:
         """Not serving; streams end with a final cursor; calls finish; the store last."""

@@ -31,7 +31,24 @@ def serve(
         metavar="URL",
     ),
     workers: int | None = option(None, "Processes. [default: 1]"),
-    insecure: bool | None = option(None, "Allow an address that other machines can reach."),
+    insecure: bool | None = option(
+        None, "Allow plain text at an address that other machines can reach."
+    ),
+    tls_cert: str | None = option(
+        None, "Serve TLS: the certificate, with its chain, in PEM.", metavar="FILE"
+    ),
+    tls_key: str | None = option(None, "Its private key, in PEM.", metavar="FILE"),
+    tls_self_signed: bool | None = option(
+        None, "Serve TLS with a certificate that is made in the data directory."
+    ),
+    tls_client_ca: str | None = option(
+        None,
+        "Require certificates of clients, issued by one of these authorities, in PEM.",
+        metavar="FILE",
+    ),
+    tls_client_port: int | None = option(
+        None, "Require them at this port only, and none at --port; 0 picks a free one."
+    ),
     access: bool | None = option(
         None,
         "Ask callers who they are, and check what they may do.",

@@ -8,7 +8,7 @@ that join them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -40,6 +40,7 @@ def handlers(
     links: Sequence[Link],
     intake: Intake,
     max_bytes: int,
+    certificates: bool = False,
 ) -> tuple[grpc.GenericRpcHandler, ...]:
     """gRPC's handlers for services, all of whose calls pass the links.
 
@@ -47,7 +48,8 @@ def handlers(
     iterator of requests where they are streamed, and the `Call`. It returns the response message,
     or None where the response is a stream, which goes through `Call.write`. The project of a
     single request has been checked. Requests of a stream wait to be let in; see `edge.intake`.
-    No response has more than `max_bytes`; see `edge.bound`.
+    No response has more than `max_bytes`; see `edge.bound`. With `certificates`, clients may have
+    one.
     """
     return tuple(
         grpc.method_handlers_generic_handler(
@@ -59,6 +61,7 @@ def handlers(
                     links,
                     intake,
                     bound(method, max_bytes),
+                    certificates,
                 )
                 for method in service.methods
             },
@@ -73,6 +76,7 @@ def _handler(
     links: Sequence[Link],
     intake: Intake,
     bounded: Callable[[bytes], bytes],
+    certificates: bool,
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     service, name = method.containing_service.full_name, method.name
     message_class = message_factory.GetMessageClass(method.input_type)
@@ -123,6 +127,7 @@ def _handler(
             write=lambda message: context.write(bounded(message)),
             headers=dict(context.invocation_metadata() or ()),
             peer=context.peer(),
+            certificate=_certificate(context) if certificates else {},
             read=read_request,
             size=size,
             streams=method.server_streaming,
@@ -153,6 +158,12 @@ def _handler(
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(stream)
     return grpc.unary_unary_rpc_method_handler(unary)
+
+
+def _certificate(context: Context) -> Mapping[str, list[bytes]]:
+    """What TLS knows of the client; empty where the client has no certificate."""
+    found: Mapping[str, list[bytes]] = context.auth_context()
+    return found if "x509_pem_cert" in found else {}
 
 
 def _project_reader(method: MethodDescriptor) -> Callable[[Any], str] | None:

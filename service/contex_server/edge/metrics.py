@@ -58,6 +58,7 @@ class Totals:
         gauges: What it holds now, by name.
         held: By budget, the bytes that are given out at the moment.
         waited: By budget, how often somebody had to wait for bytes.
+        certificate_expires_s: When the first certificate in use expires, in unix time.
     """
 
     calls: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
@@ -67,6 +68,7 @@ class Totals:
     gauges: Counter[str] = field(default_factory=Counter)
     held: Counter[str] = field(default_factory=Counter)
     waited: Counter[str] = field(default_factory=Counter)
+    certificate_expires_s: float | None = None
 
     def add(self, other: Totals) -> None:
         """Adds what another has counted, and what it holds."""
@@ -77,6 +79,8 @@ class Totals:
         self.gauges.update(other.gauges)
         self.held.update(other.held)
         self.waited.update(other.waited)
+        ends = (self.certificate_expires_s, other.certificate_expires_s)
+        self.certificate_expires_s = min((end for end in ends if end is not None), default=None)
 
 
 class CallCounts:
@@ -84,7 +88,10 @@ class CallCounts:
 
     Attributes:
         budgets: By name, the bytes that calls share.
+        certificate: When the certificate in use expires, in unix time; None without TLS.
     """
+
+    certificate: Callable[[], float] | None = None
 
     def __init__(self) -> None:
         self.budgets: dict[str, ByteBudget] = {}
@@ -110,6 +117,7 @@ class CallCounts:
             Counter({name: held() for name, held in self._gauges.items()}),
             Counter({name: budget.held for name, budget in self.budgets.items()}),
             Counter({name: budget.waited for name, budget in self.budgets.items()}),
+            None if self.certificate is None else self.certificate(),
         )
 
     async def count(self, call: Incoming, rest: Rest) -> Any:
@@ -160,6 +168,7 @@ class CallMetrics(Collector):
             ended.add(last())
             ended.gauges.clear()
             ended.held.clear()
+            ended.certificate_expires_s = None
             self._ended = ended
 
     def collect(self) -> Iterator[Metric]:
@@ -211,3 +220,9 @@ class CallMetrics(Collector):
             held.add_metric([name], totals.held[name])
             waits.add_metric([name], count)
         yield from (held, waits)
+        if totals.certificate_expires_s is not None:
+            yield GaugeMetricFamily(
+                "contex_tls_certificate_expiry_seconds",
+                "Time until the certificate that is served expires.",
+                value=totals.certificate_expires_s - time.time(),
+            )

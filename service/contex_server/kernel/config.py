@@ -138,6 +138,12 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=50051, ge=0, le=65_535)
     insecure: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_self_signed: bool = False
+    tls_client_ca: Path | None = None
+    tls_client_port: int | None = Field(default=None, ge=0, le=65_535)
+    tls_identity: Literal["uri", "dns", "email", "cn"] | None = None
     access: bool = True
     admin_key_file: Path | None = None
     workers: int = Field(default=1, ge=1, le=64)
@@ -216,18 +222,47 @@ class Settings(BaseSettings):
         """How long the journals of agents are kept."""
         return self.delivery_retention_days * _DAY_MS
 
+    @property
+    def tls(self) -> bool:
+        """Whether it is served over TLS."""
+        return self.tls_self_signed or self.tls_cert is not None
+
     @model_validator(mode="after")
-    def _loopback_unless_insecure(self) -> Self:
+    def _consistent_tls(self) -> Self:
+        cert, key, client_ca = self.tls_cert, self.tls_key, self.tls_client_ca
+        if self.tls_self_signed and (cert or key):
+            raise ValueError("give --tls-self-signed, or --tls-cert and --tls-key, not both")
+        if self.tls_self_signed and self.redis_url is not None:
+            raise ValueError(
+                "--tls-self-signed keeps its certificate with the built-in store; with a store of "
+                "your own, give --tls-cert and --tls-key"
+            )
+        if (cert is None) != (key is None):
+            given, missing = ("cert", "key") if cert else ("key", "cert")
+            raise ValueError(f"--tls-{given} needs --tls-{missing}")
+        if client_ca is not None and not self.tls:
+            raise ValueError(
+                "--tls-client-ca needs TLS: give --tls-cert and --tls-key, or --tls-self-signed"
+            )
+        if self.tls_client_port is not None and client_ca is None:
+            raise ValueError("--tls-client-port needs --tls-client-ca")
+        if self.tls_client_port and self.tls_client_port == self.port:
+            raise ValueError("--tls-client-port is the same as --port")
+        if self.tls_identity is not None and client_ca is None:
+            raise ValueError("CONTEX_TLS_IDENTITY needs --tls-client-ca")
+        return self
+
+    @model_validator(mode="after")
+    def _encrypted_beyond_loopback(self) -> Self:
+        if not self.insecure and not self.tls and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} is reachable from other machines: serve TLS (--tls-cert and "
+                "--tls-key, or --tls-self-signed), or allow plain text with --insecure"
+            )
         if not self.insecure and not self.access and not _is_loopback(self.host):
             raise ValueError(
-                f"host {self.host!r} is reachable from other machines, and without access anybody "
-                "there may do anything; leave --no-access out, listen on 127.0.0.1, or pass "
-                "--insecure"
-            )
-        if not self.insecure and not _is_loopback(self.host):
-            raise ValueError(
-                f"host {self.host!r} is reachable from other machines, and there is no TLS; listen "
-                "on 127.0.0.1, or pass --insecure"
+                f"host {self.host!r} is reachable from other machines, where anybody may do anything "
+                "without access: leave --no-access out, or pass --insecure"
             )
         return self
 
