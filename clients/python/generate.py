@@ -81,6 +81,7 @@ EXPORTS = {
     "errors": ["from_refusal", "from_rpc_error"],
     "events": ["escape_glob"],
     "match": ["THRESHOLDS"],
+    "tls": ["Tls"],
     "_async.client": ["AsyncClient"],
     "_sync.client": ["Client"],
     **{

@@ -90,7 +90,8 @@ async def _serve(settings: Settings) -> None:
 
         if (first := await first_key(settings, store_url)) is not None:
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            print(first.story(f"{host}:{port}"), flush=True)
+            scheme = "contexs://" if settings.tls else ""
+            print(first.story(f"{scheme}{host}:{settings.port}"), flush=True)
         metrics = await stack.enter_async_context(monitored(settings, store_url))
         if settings.workers > 1:
             serving = True

@@ -15,6 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
     No command's module is imported but the one that runs.
     """
     words = sys.argv[1:] if arguments is None else arguments
+    # What gRPC writes to stderr of itself, such as each handshake that fails, is said in one line.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if words[:1] == ["serve"] else "NONE")
     if not open_streams() and words[:1] != ["serve"]:
         complain("can't write: stdout is closed")
         return ExitCode.USAGE

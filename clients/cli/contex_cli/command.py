@@ -24,7 +24,7 @@ from contex_cli.exits import (
     is_broken_pipe,
 )
 from contex_cli.parameters import argument_of, bind, declared, option
-from contex_cli.targets import parse_target, unreached
+from contex_cli.targets import SECURE, parse_target, unreached
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _Function = Callable[..., Awaitable[ExitCode | None] | int]
-_SHARED = ("project", "target", "api_key_file", "timeout", "json")
+_TLS = ("tls", "tls_ca", "tls_cert", "tls_key")
+_SHARED = ("project", "target", *_TLS, "api_key_file", "timeout", "json")
 """Options that nearly all commands take; help lists them last."""
 _CANCEL_AGAIN_S = 0.2
 
@@ -53,7 +54,23 @@ class Session:
 
     project: str = option("default", "The project.", "--project", "-p", env="CONTEX_PROJECT")
     target: str = option(
-        "127.0.0.1:50051", "The server to talk to.", metavar="HOST:PORT", env="CONTEX_TARGET"
+        "127.0.0.1:50051",
+        "The server to talk to; contexs://HOST:PORT by TLS.",
+        metavar="HOST:PORT",
+        env="CONTEX_TARGET",
+    )
+    tls: bool = option(False, "By TLS, as with contexs://; the options below imply it.")
+    tls_ca: str | None = option(
+        None,
+        "Trust the server if this authority says so. [default: the system's]",
+        metavar="FILE",
+        env="CONTEX_TLS_CA",
+    )
+    tls_cert: str | None = option(
+        None, "A client certificate, in PEM.", metavar="FILE", env="CONTEX_TLS_CLIENT_CERT"
+    )
+    tls_key: str | None = option(
+        None, "Its private key.", metavar="FILE", env="CONTEX_TLS_CLIENT_KEY"
     )
     api_key_file: str = option(
         "",
@@ -77,9 +94,22 @@ class Session:
 
     def __post_init__(self) -> None:
         try:
-            self.target = parse_target(self.target)
+            # Files of TLS are for TLS, unless the target's scheme says otherwise.
+            implied = bool(self.tls_variables) and "://" not in self.target
+            self.target = parse_target(self.target, self.tls or implied)
         except ValueError as error:
             raise InputError(str(error)) from None
+
+    @property
+    def address(self) -> str:
+        """The target, whether by TLS or not: what keys are kept for."""
+        return self.target.removeprefix(SECURE)
+
+    @property
+    def tls_variables(self) -> dict[str, str]:
+        """The files of TLS as variables, for commands that this one runs."""
+        files = {"CA": self.tls_ca, "CLIENT_CERT": self.tls_cert, "CLIENT_KEY": self.tls_key}
+        return {f"CONTEX_TLS_{name}": os.path.abspath(file) for name, file in files.items() if file}
 
     @cached_property
     def client(self) -> AsyncClient:
@@ -94,13 +124,16 @@ class Session:
         """
         import asyncio
 
-        from contex import AsyncClient  # grpc: commands that don't call start without it
+        from contex import AsyncClient, Tls  # grpc: commands that don't call start without it
 
         try:
             target = parse_target(target)  # of a place, perhaps
-            key = self._key_for(target)
+            key = self._key_for(target.removeprefix(SECURE))
+            tls = None
+            if target.startswith(SECURE):
+                tls = Tls(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
             client = AsyncClient(
-                target, publisher=self.publisher, timeout=self.timeout, api_key=key
+                target, publisher=self.publisher, timeout=self.timeout, tls=tls, api_key=key
             )
         except ValueError as error:
             raise InputError(str(error)) from None

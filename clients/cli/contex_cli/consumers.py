@@ -134,6 +134,7 @@ class _Runner:
         self._variables = {
             "CONTEX_PROJECT": session.project,
             "CONTEX_TARGET": session.target,
+            **session.tls_variables,
             "CONTEX_AGENT": agent_id,
             "CONTEX_CONSUMER": consumer,
         }

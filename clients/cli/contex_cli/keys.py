@@ -58,7 +58,7 @@ async def _login(session: Session, key: str) -> ExitCode:
     if me.credential is None:
         raise InputError(f"access is off at {session.target}: no key is needed, and none was kept")
     try:
-        path = credentials.store_key(session.target, key)
+        path = credentials.store_key(session.address, key)
     except ValueError as error:
         raise InputError(str(error)) from None
     until = f", until {instant_text(me.expire_time)}" if me.expire_time else ""
@@ -73,8 +73,8 @@ async def _login(session: Session, key: str) -> ExitCode:
 def logout(session: Session) -> int:
     """The key itself stays valid: contex keys revoke ends it."""
     try:
-        known = session.target in credentials.stored_keys(credentials.credentials_file())
-        credentials.store_key(session.target, None)
+        known = session.address in credentials.stored_keys(credentials.credentials_file())
+        credentials.store_key(session.address, None)
     except ValueError as error:
         raise InputError(str(error)) from None
     was = "forgotten" if known else "no key was kept"

@@ -168,6 +168,7 @@ if TYPE_CHECKING:
     from .events import Receipt as Receipt
     from .events import escape_glob as escape_glob
     from .match import THRESHOLDS as THRESHOLDS
+    from .tls import Tls as Tls
 
 __version__ = "0.1.0"
 
@@ -181,6 +182,7 @@ _NAMES = {
         from_refusal from_rpc_error""",
     "events": """BatchResult NewEvent Receipt escape_glob""",
     "match": """THRESHOLDS""",
+    "tls": """Tls""",
     "_async.client": """AsyncClient""",
     "_sync.client": """Client""",
     "_async.answer_stream": """AnswerStream""",

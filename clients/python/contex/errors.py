@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from .tls import handshake_problem
+
 if TYPE_CHECKING:
     from google.protobuf import any_pb2
 
@@ -383,6 +385,9 @@ def from_rpc_error(error: grpc.RpcError, route: str = "") -> ContexError:
         elif detail.Unpack(bad_request):
             violations += [(v.field, v.description) for v in bad_request.field_violations]
     code, message = error.code(), error.details() or ""
+    if not reason and code is grpc.StatusCode.UNAVAILABLE:
+        problem = handshake_problem(message)
+        message = f"{problem}: {message}" if problem else message
     if route and not reason and code in _NO_ANSWER:
         message = f"no answer from {route}: {message}"
     typed = _kind(code, reason)(message, code, reason, metadata, retry_after, violations)

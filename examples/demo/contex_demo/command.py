@@ -24,7 +24,10 @@ _NEEDS_HELP = (
 )
 
 
-@command("demo", without=["project", "target", "timeout"])
+_OF_CLIENTS = ("project", "target", "tls", "tls_ca", "tls_cert", "tls_key", "timeout")
+
+
+@command("demo", without=_OF_CLIENTS)
 async def demo(
     session: Session,
     documents: str | None = option(

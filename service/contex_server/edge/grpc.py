@@ -162,8 +162,10 @@ def _handler(
 
 def _certificate(context: Context) -> Mapping[str, list[bytes]]:
     """What TLS knows of the client; empty where the client has no certificate."""
-    found: Mapping[str, list[bytes]] = context.auth_context()
-    return found if "x509_pem_cert" in found else {}
+    found = context.auth_context()
+    if "x509_pem_cert" not in found:
+        return {}
+    return {name: list(values) for name, values in found.items()}
 
 
 def _project_reader(method: MethodDescriptor) -> Callable[[Any], str] | None:

@@ -11,6 +11,7 @@ from contex.channel import check_target, identity_metadata
 from contex.credentials import Credentials, Token
 from contex.errors import ContexError, QuotaExceeded, Unimplemented
 from contex.lazy import server_service_pb2, server_service_pb2_grpc
+from contex.tls import Tls, split_target
 
 from .answer_stream import AnswerStream
 from .closing import AsyncCloseable
@@ -72,6 +73,7 @@ class AsyncCalls(AsyncCloseable):
         publisher: str = "",
         timeout: float = 10.0,
         channel: Channel | None = None,
+        tls: Tls | None = None,
         api_key: str | None = None,
         token: Token | None = None,
         allow_plaintext_credentials: bool | None = None,
@@ -79,16 +81,17 @@ class AsyncCalls(AsyncCloseable):
         self._publisher = publisher
         self._timeout = timeout
         self._identity = identity_metadata(publisher)
+        called, tls = split_target(target, tls)
         is_own = channel is not None  # how it is secured is known to the caller alone
         self._credentials = Credentials(
-            target if is_own else check_target(target),
+            target if is_own else check_target(called),
             api_key,
             token,
             allow_plaintext=allow_plaintext_credentials,
-            encrypted=is_own,
+            encrypted=is_own or tls is not None,
             looks=not is_own,
         )
-        self._connection = Connection(target, timeout, channel)
+        self._connection = Connection(target, timeout, channel, tls)
         self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
         self._closed = False
         self._window_s: float | None = None

@@ -23,6 +23,7 @@ from grpc import aio
 
 from contex.channel import channel_options, check_target, proxy_of
 from contex.errors import from_rpc_error
+from contex.tls import Tls, split_target
 
 Channel: TypeAlias = aio.Channel
 Condition = asyncio.Condition
@@ -51,8 +52,13 @@ class Connection:
     `asyncio.run`, the next call makes a new one.
     """
 
-    def __init__(self, target: str, timeout: float, channel: Channel | None) -> None:
-        self._target = target if channel is not None else check_target(target)
+    def __init__(
+        self, target: str, timeout: float, channel: Channel | None, tls: Tls | None = None
+    ) -> None:
+        called, tls = split_target(target, tls)
+        self._target = target if channel is not None else check_target(called)
+        self._tls = tls
+        self._credentials = tls.credentials() if tls and channel is None else None
         self._timeout = timeout
         self._channel = channel
         self._owned = channel is None
@@ -74,7 +80,11 @@ class Connection:
             self._enter(loop)
         if self._channel is None:
             options = channel_options(self._timeout, target=self._target)
-            self._channel = aio.insecure_channel(self._target, options=options)
+            if self._credentials is None or self._tls is None:
+                self._channel = aio.insecure_channel(self._target, options=options)
+            else:
+                options += self._tls.options
+                self._channel = aio.secure_channel(self._target, self._credentials, options=options)
         return self._channel
 
     @property

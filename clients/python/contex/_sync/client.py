@@ -34,11 +34,12 @@ class Client(
     Several threads may share it; a stream belongs to one, but any may close it.
 
     Args:
-        target: gRPC target of the server.
+        target: The server: HOST:PORT, contexs://HOST:PORT for TLS, or another target of gRPC.
         publisher: Who is calling: recorded in each event that is published, and in the audit.
         timeout: Seconds for a call, all attempts together. Streams have no such limit.
-        channel: A channel of your own, for example with TLS; `close` leaves it open. Give it the
+        channel: A channel of your own; `close` leaves it open. Give it the
             options of `contex.channel_options`. See that it is encrypted if you send credentials.
+        tls: Speak TLS, with these certificates. With contexs:// it may be left out.
         api_key: Proves who is calling. By default one is looked for: CONTEX_API_KEY, then the file
             that CONTEX_API_KEY_FILE names, then what `contex login` stored for the target, then
             `admin.key` of a server's data directory on this machine; for a channel of your own,

@@ -16,6 +16,7 @@ import grpc
 
 from contex.channel import channel_options, check_target, proxy_of
 from contex.errors import ContexError, from_rpc_error
+from contex.tls import Tls, split_target
 
 Channel: TypeAlias = grpc.Channel
 Condition = threading.Condition
@@ -43,14 +44,14 @@ class Connection:
 
     abandoned = False
 
-    def __init__(self, target: str, timeout: float, channel: Channel | None) -> None:
+    def __init__(
+        self, target: str, timeout: float, channel: Channel | None, tls: Tls | None = None
+    ) -> None:
         self._owned = channel is None
         self._stubs: dict[object, Any] = {}
         # Made at once: several threads may make the first call.
-        self._channel: Channel | None = channel or grpc.insecure_channel(
-            check_target(target), options=channel_options(timeout, target=target)
-        )
-        proxy = proxy_of(target) if self._owned else ""
+        self._channel: Channel | None = channel or _channel(target, timeout, tls)
+        proxy = proxy_of(split_target(target, tls)[0]) if self._owned else ""
         self.route = f"{target} through the proxy {proxy}" if proxy else ""
         """The way to the server for messages, if it is not direct."""
 
@@ -78,6 +79,14 @@ class Connection:
         channel, self._channel = self._channel, None
         if self._owned and channel is not None:
             channel.close()
+
+
+def _channel(target: str, timeout: float, tls: Tls | None) -> Channel:
+    called, tls = split_target(target, tls)
+    options = channel_options(timeout, target=check_target(called))
+    if tls is None:
+        return grpc.insecure_channel(called, options=options)
+    return grpc.secure_channel(called, tls.credentials(), options=[*options, *tls.options])
 
 
 class StreamCall(Protocol[M_co]):
