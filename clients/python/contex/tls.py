@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +17,10 @@ _ROOTS_OF_GRPC = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 _PEM = b"-----BEGIN "
 
 
-@dataclass(frozen=True)
 class Tls:
     """How a server is verified, and what the client shows of itself. All files are in PEM.
 
-    Attributes:
+    Args:
         ca: The authorities whose servers are trusted, or a self-signed certificate; None:
             CONTEX_TLS_CA, else those of the system.
         cert: The client's certificate, with its chain, where the server asks for one; None:
@@ -31,10 +29,14 @@ class Tls:
         server_name: The name in the server's certificate, if it is not the one in the target.
     """
 
-    ca: str | os.PathLike[str] | None = None
-    cert: str | os.PathLike[str] | None = None
-    key: str | os.PathLike[str] | None = None
-    server_name: str = ""
+    def __init__(
+        self,
+        ca: str | os.PathLike[str] | None = None,
+        cert: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+        server_name: str = "",
+    ) -> None:
+        self.ca, self.cert, self.key, self.server_name = ca, cert, key, server_name
 
     @property
     def options(self) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from contex_cli.command import Session
 from contex_cli.exits import ExitCode
 from contex_cli.explanation import show_explanation
 from contex_cli.matches import usual_line
+from contex_cli.parameters import bind
 
 from tests import command_line
 from tests.unit.cli.service import NEED, Agents, Matching, serving
@@ -344,7 +345,7 @@ async def test_a_call_that_is_out_of_time_is_made_again_when_the_index_is_built(
             raise DeadlineExceeded("too late", grpc.StatusCode.DEADLINE_EXCEEDED)
         return calls
 
-    session = Session(project="p", target=contex.target, api_key_file="", timeout=10.0, json=False)
+    session = Session(**bind(Session, {"project": "p", "target": contex.target}))
     try:
         contex.matching.data_indexed = [300] * 30
         assert await indexing.when_indexed(session, call) == 2

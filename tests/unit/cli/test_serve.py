@@ -39,6 +39,33 @@ def test_a_rule_about_several_settings_speaks_for_itself() -> None:
     assert "\n" not in line
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"tls_cert": "c"}, "--tls-cert needs --tls-key"),
+        ({"tls_key": "k"}, "--tls-key needs --tls-cert"),
+        ({"tls_client_ca": "a"}, "--tls-client-ca needs TLS"),
+        ({"tls_self_signed": True, "tls_cert": "c", "tls_key": "k"}, "not both"),
+        ({"tls_self_signed": True, "redis_url": "redis://a"}, "a store of your own"),
+        ({"tls_client_port": 0}, "--tls-client-port needs --tls-client-ca"),
+        (
+            {"tls_self_signed": True, "tls_client_ca": "a", "tls_client_port": 1, "port": 1},
+            "--tls-client-port is the same as --port",
+        ),
+        ({"tls_identity": "cn"}, "CONTEX_TLS_IDENTITY needs --tls-client-ca"),
+    ],
+)
+def test_settings_of_tls_go_together(flags: dict[str, Any], said: str) -> None:
+    (line,) = problems(flags)
+    assert said in line
+
+
+def test_tls_may_be_served_to_other_machines() -> None:
+    assert settings_of({"host": "0.0.0.0", "tls_cert": "c", "tls_key": "k"}).tls
+    assert settings_of({"host": "0.0.0.0", "tls_self_signed": True}).tls
+    assert not settings_of({"host": "0.0.0.0", "insecure": True}).tls
+
+
 def test_each_problem_has_its_line() -> None:
     assert len(problems({"port": -1, "workers": 0, "log_format": "xml"})) == 3
 

@@ -90,7 +90,8 @@ def test_a_url_without_tls_is_a_target() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("https://a:1/", "asks for TLS, which is not there yet; type a:1"),
+        ("https://a/", "has no port; type contexs://a:50051, or another port"),
+        ("contexs://a:1/x", "has a path; type contexs://a:1"),
         ("http://a/", "has no port; type a:50051, or another port"),
         ("http://a:1/x", "has a path; type a:1"),
     ],
@@ -101,6 +102,11 @@ def test_other_urls_say_what_to_type(text: str, told: str) -> None:
     done = command_line.invoke("stats", "--target", text)
     assert (done.exit_code, done.stderr.count("\n")) == (ExitCode.USAGE, 1)
     assert told in done.stderr
+
+
+@pytest.mark.parametrize("url", ["https://a:1/", "GRPCS://a:1", "contexs://a:1", "ContexS://a:1/"])
+def test_a_url_may_ask_for_tls(url: str) -> None:
+    assert parse_target(url) == parse_target("a:1", secure=True) == "contexs://a:1"
 
 
 @pytest.mark.parametrize(
@@ -118,6 +124,17 @@ def test_other_urls_say_what_to_type(text: str, told: str) -> None:
         ),
         ("errors resolving no.where:1: not found", "can't reach the server: errors resolving"),
         ("Socket closed", ""),
+        (
+            "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:1: Socket "
+            "closed",
+            "can't reach 127.0.0.1:1: the server closes the connection: perhaps it speaks TLS",
+        ),
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Custom "
+            "verification check failed with error: UNAUTHENTICATED: Hostname Verification Check "
+            "failed.",
+            "can't reach 127.0.0.1:1: the server's certificate is for another host name",
+        ),
     ],
 )
 def test_what_grpc_says_is_understood(message: str, told: str) -> None:
