@@ -125,6 +125,70 @@ class EmbedderSettings(BaseModel):
         return value
 
 
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+"""Signatures that need a private key: one who can verify a token can't make one."""
+_RESERVED_ISSUERS = ("cert", "group", "key")
+"""Identities that begin so are not of tokens."""
+
+
+class Issuer(BaseModel):
+    """An issuer of tokens (JWT) that is trusted; docs/operations/tls.md explains each field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern="^[A-Za-z0-9_-]{1,32}$")
+    issuer: str = Field(min_length=1, max_length=1_000)
+    audiences: tuple[str, ...] = Field(min_length=1)
+    jwks_url: str | None = None
+    jwks_file: Path | None = None
+    identity_claim: str = Field(default="sub", min_length=1)
+    groups_claim: str | None = "groups"
+    tenant_claim: str | None = None
+    leeway_s: float = Field(default=60, ge=0, le=600)
+    algorithms: tuple[Algorithm, ...] = Field(
+        default=("RS256", "PS256", "ES256", "ES384", "EdDSA"), min_length=1
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _no_other_identities(cls, value: str) -> str:
+        if value.lower() in _RESERVED_ISSUERS:
+            raise ValueError("is the beginning of other identities")
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _safe_url(cls, value: str | None) -> str | None:
+        if value is not None and not is_safe_url(value):
+            raise ValueError("not an https:// URL, or http:// of this machine")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.jwks_url is not None and self.jwks_file is not None:
+            raise ValueError("jwks_url and jwks_file: give one of them, or neither")
+        if self.jwks_url is None and self.jwks_file is None and not is_safe_url(self.issuer):
+            raise ValueError(
+                "issuer: not an https:// URL, or http:// of this machine, at which its keys could "
+                "be found; give jwks_url or jwks_file"
+            )
+        return self
+
+
+def is_safe_url(url: str) -> bool:
+    """Whether what is fetched there comes from whom it names."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    if not host or parts.username is not None or parts.fragment:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
+
+
 class Settings(BaseSettings):
     """Configuration of a server: flags of `contex serve`, or CONTEX_* in the environment.
 
@@ -146,6 +210,7 @@ class Settings(BaseSettings):
     tls_identity: Literal["uri", "dns", "email", "cn"] | None = None
     access: bool = True
     admin_key_file: Path | None = None
+    issuers: tuple[Issuer, ...] = ()
     workers: int = Field(default=1, ge=1, le=64)
     shutdown_grace_s: float = Field(default=4.0, gt=0, le=6.0)
 
@@ -226,6 +291,14 @@ class Settings(BaseSettings):
     def tls(self) -> bool:
         """Whether it is served over TLS."""
         return self.tls_self_signed or self.tls_cert is not None
+
+    @field_validator("issuers")
+    @classmethod
+    def _different_issuers(cls, value: tuple[Issuer, ...]) -> tuple[Issuer, ...]:
+        for field in ("name", "issuer"):
+            if len({getattr(issuer, field) for issuer in value}) < len(value):
+                raise ValueError(f"two have the same {field}")
+        return value
 
     @model_validator(mode="after")
     def _consistent_tls(self) -> Self:
