@@ -21,12 +21,12 @@ class Authenticator:
 
     Attributes:
         verify: Verifies a token of an issuer; None where none is trusted.
-        identity_of: The identity in a client certificate; "" if it has none.
+        holder_of: Whom a client certificate names; None if nobody.
     """
 
     directory: Directory
     verify: Callable[[str], Awaitable[Principal]] | None = None
-    identity_of: Callable[[Mapping[str, list[bytes]]], str] | None = None
+    holder_of: Callable[[Mapping[str, list[bytes]]], Principal | None] | None = None
     _known: dict[str, Principal] = field(default_factory=dict, init=False)
     """Whom keys were found to be of; those that are no longer valid are dropped as they change."""
     _known_version: int = field(default=-1, init=False)
@@ -56,9 +56,10 @@ class Authenticator:
                     "INVALID", "authorization must be 'Bearer ' and a key or token"
                 )
             return await self._bearer(authorization)
-        if certificate and self.identity_of is not None:
-            if identity := self.identity_of(certificate):
-                return Principal(identity, credential=Credential.CERTIFICATE)
+        if certificate and self.holder_of is not None:
+            if (holder := self.holder_of(certificate)) is not None:
+                check_valid(holder, self.directory)
+                return holder
             raise unauthenticated("INVALID", "the client certificate names no identity")
         raise unauthenticated(
             "MISSING", "send the metadata 'authorization' with an API key or a token"
@@ -100,7 +101,7 @@ def check_valid(principal: Principal, directory: Directory) -> None:
         if key is None or key.revoked_ms:
             raise unauthenticated("REVOKED", f"the key ctx_{principal.key_id} was revoked")
     if principal.expires_s is not None and time.time() >= principal.expires_s:
-        raise unauthenticated("EXPIRED", "the key or token has expired")
+        raise unauthenticated("EXPIRED", "the key, token or certificate has expired")
 
 
 def unauthenticated(cause: str, problem: str) -> ContexError:

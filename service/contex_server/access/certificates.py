@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from contex_server.kernel.names import IDENTITY
+from contex_server.kernel.principal import Credential, Principal
 
 Part: TypeAlias = Literal["uri", "dns", "email", "cn"]
 PREFIX = "cert:"
@@ -16,6 +18,24 @@ _PROPERTIES: dict[Part, str] = {
     "email": "peer_email",
     "cn": "x509_common_name",
 }
+
+
+def holder_of(context: Mapping[str, Iterable[bytes]], part: Part | None = None) -> Principal | None:
+    """Who holds a connection's client certificate, for as long as that is valid; see
+    `identity_of`. None where it names nobody."""
+    identity = identity_of(context, part)
+    if not identity:
+        return None
+    expires_s = _expires_s(_first(context, "x509_pem_cert"))
+    return Principal(identity, credential=Credential.CERTIFICATE, expires_s=expires_s)
+
+
+@lru_cache(maxsize=4_096)
+def _expires_s(pem: bytes) -> float:
+    """When a certificate ends, which TLS checks at the beginning of a connection only."""
+    from cryptography import x509  # Without TLS, nobody needs it.
+
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
 
 
 def identity_of(context: Mapping[str, Iterable[bytes]], part: Part | None = None) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from contex_server.access.admin import Admin
 from contex_server.access.authenticator import Authenticator
+from contex_server.access.certificates import holder_of
 from contex_server.access.directory import Directory
 from contex_server.access.open_calls import OpenCalls
 from contex_server.access.rules import Rule
@@ -46,7 +48,15 @@ async def open_access(settings: Settings, store: AccessStore, stack: AsyncExitSt
     for work in (directory.run(), open_calls.run()):
         task = asyncio.create_task(work, name="contex-access")
         stack.callback(task.cancel)
-    authenticator = Authenticator(directory)
+    verify = None
+    if settings.issuers:
+        from contex_server.access.tokens import TokenVerifier  # It loads libraries.
+
+        tokens = TokenVerifier(settings.issuers)
+        tokens.start()
+        stack.push_async_callback(tokens.close)
+        verify = tokens.holder
+    authenticator = Authenticator(directory, verify, partial(holder_of, part=settings.tls_identity))
     return AccessRoom(
         settings.access, directory, authenticator, open_calls, Admin(directory, store)
     )

@@ -17,6 +17,7 @@ from contex_server.access.issuer_keys import IssuerKeys, KeySet
 from contex_server.kernel.config import Issuer
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.names import IDENTITY
+from contex_server.kernel.principal import Credential, Principal
 
 MOST_BYTES = 16 * 1024
 MOST_GROUPS = 256
@@ -46,7 +47,7 @@ class Claims:
     """
 
     identity: str
-    groups: tuple[str, ...]
+    groups: frozenset[str]
     tenant: str | None
     expires_s: float
 
@@ -102,6 +103,21 @@ class TokenVerifier:
         verified = await self._verify(token)
         self._verified[digest] = verified
         return verified.claims
+
+    async def holder(self, token: str) -> Principal:
+        """Who holds a token, by what it says.
+
+        Raises:
+            ContexError: UNAUTHENTICATED; "cause" is INVALID or EXPIRED.
+        """
+        claims = await self.verify(token)
+        return Principal(
+            claims.identity,
+            claims.tenant or "",
+            Credential.TOKEN,
+            groups=claims.groups,
+            expires_s=claims.expires_s,
+        )
 
     async def _verify(self, token: str) -> _Verified:
         kid, algorithm, issuer = _unverified(token)
@@ -183,7 +199,7 @@ def _claims(payload: Mapping[str, Any], issuer: Issuer) -> Claims:
     # What is left out takes rights away and gives none.
     fitting = tuple(name for name in dict.fromkeys(names) if IDENTITY.fits(name))
     expires_s = float(payload["exp"]) + issuer.leeway_s
-    return Claims(identity, fitting[:MOST_GROUPS], tenant, expires_s)
+    return Claims(identity, frozenset(fitting[:MOST_GROUPS]), tenant, expires_s)
 
 
 def _at(payload: Mapping[str, Any], claim: str) -> Any:
