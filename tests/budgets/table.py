@@ -634,6 +634,13 @@ ROWS = [
         100,
         32,
     ),
+    Row(
+        "SetEncryption",
+        "off",
+        lambda s: [projects.SetEncryptionRequest(project=P, enabled=False)],
+        100,
+        32,
+    ),
     Row("VerifyProject", "", lambda s: [projects.VerifyProjectRequest(project=P)], 2100, 32),
     Row(
         "EraseData",

@@ -55,6 +55,10 @@ COMMANDS = {
     "projects": ("project_list", "List the projects."),
     "projects show": ("project_list", "Show whether a project exists, and how it is kept."),
     "projects delete": ("project_list", "Remove a project for good; only its audit stays."),
+    "projects encryption": (
+        "project_list",
+        "Show whether a project is encrypted at rest, or turn that on or off.",
+    ),
     "stats": ("projects", "Show a project's size, positions and rate."),
     "activity": ("activity", "Show how many events there were, over time."),
     "audit": ("audit", "Show who did what, when and from where."),

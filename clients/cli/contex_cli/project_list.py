@@ -1,4 +1,4 @@
-"""`contex projects`: which projects there are, and their end."""
+"""`contex projects`: which projects there are, their encryption, and their end."""
 
 from __future__ import annotations
 
@@ -59,10 +59,42 @@ def _show(project: contex.ProjectInfo) -> None:
         rows |= stats_rows(project.stats)
         rows["model"] = project.model or "none yet"
     rows["legal hold"] = "yes" if project.retention.effective.legal_hold else "no"
+    if (encryption := project.encryption) is not None:
+        rows |= _encryption_rows(encryption)
     if (deletion := project.deletion) is not None:
         by = f" by {out.plain(deletion.identity)}" if deletion.identity else ""
         rows["deleted"] = f"{rfc3339(deletion.delete_time)}{by}: {out.plain(deletion.reason)}"
     out.show_rows(rows)
+
+
+@command("projects encryption")
+async def encryption(
+    session: Session,
+    name: str = argument("", "[NAME]", "The project; or -p."),
+    on: bool | None = option(None, "Encrypt what is published from now on, or not.", "--on/--off"),
+) -> None:
+    """Events that name a subject are encrypted in any case."""
+    project = name or session.project
+    if on is None:
+        answer = (await session.client.project(project)).encryption
+    else:
+        answer = await session.client.set_encryption(project, on)
+    if answer is None:
+        raise UsageError("the server is too old: it doesn't tell")
+    session.answer(answer, lambda found: out.show_rows(_encryption_rows(found)))
+
+
+def _encryption_rows(found: contex.Encryption) -> dict[str, str]:
+    rows = {
+        "encrypted": "all events" if found.enabled else "events that name a subject",
+        "master key": found.master_key_id or "the server has none",
+    }
+    if not found.master_key_id and not found.enabled:
+        rows["encrypted"] = "nothing"
+    if found.keys_to_rewrap:
+        keys = out.counted(found.keys_to_rewrap, "key")
+        rows["still needed"] = f"the previous master key, for {keys}"
+    return rows
 
 
 @command("projects delete")

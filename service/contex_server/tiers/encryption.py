@@ -59,7 +59,7 @@ class Encryption:
         return known
 
     async def change(self, project: str, *, enabled: bool, action: bytes) -> None:
-        """Turns encryption on or off; returns when every process knows of it.
+        """Turns encryption on or off; returns when no process takes it to be off that is on.
 
         Raises:
             ContexError: STORE_UNAVAILABLE: it may hold, or may not; the call may be repeated.
@@ -67,7 +67,8 @@ class Encryption:
         await self._store.put_encrypted(project, enabled=enabled, action=action)
         await self._store.tell_encryption_changed()
         self._forget()
-        await asyncio.sleep(FRESH_S)
+        if enabled:
+            await asyncio.sleep(FRESH_S)
 
     def forget(self, project: str) -> None:
         """A project was deleted, or has another log."""

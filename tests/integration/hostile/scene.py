@@ -53,6 +53,7 @@ from contex.v1.project_service_pb2 import (
     GetStatsRequest,
     ListProjectsRequest,
     RemoveEventsRequest,
+    SetEncryptionRequest,
     SetRetentionRequest,
     VerifyProjectRequest,
 )
@@ -149,6 +150,7 @@ VALID: dict[str, Message] = {
     "GetStats": GetStatsRequest(project=P),
     "GetRetention": GetRetentionRequest(project=P),
     "SetRetention": SetRetentionRequest(project=P),
+    "SetEncryption": SetEncryptionRequest(project=P),
     "RemoveEvents": RemoveEventsRequest(
         project=P, before=event_pb2.Position(sequence="1-0"), reason="a reason"
     ),

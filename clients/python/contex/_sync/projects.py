@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Activity,
         ActivityDimension,
         DeletedProject,
+        Encryption,
         ErasedData,
         ProjectInfo,
         ProjectSummary,
@@ -153,6 +154,24 @@ class ProjectService(Calls):
         )
         response = self._repeated(self._projects.SetRetention, request)
         return values.retention(response.effective)
+
+    def set_encryption(self, project: str, enabled: bool) -> Encryption:
+        """Sets whether a project is encrypted at rest as a whole, for events from now on.
+
+        Events that name a subject are encrypted in any case. Turning it on takes a second: then
+        every server does it.
+
+        Returns:
+            How the project is encrypted now.
+
+        Raises:
+            FailedPrecondition: MASTER_KEY_MISSING.
+        """
+        request = wire.message(
+            project_service_pb2.SetEncryptionRequest, project=project, enabled=enabled
+        )
+        response = self._repeated(self._projects.SetEncryption, request)
+        return values.encryption(response.encryption)
 
     def remove_events(self, project: str, before: At, *, reason: str) -> RemovedEvents:
         """Permanently removes archived events before a place, in whole segments.
