@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,10 @@ from pydantic_settings import SettingsError
 
 from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import StartupError as StartupError
+from contex_server.kernel.telemetry import cleaned_text
+
+_SECRET = re.compile("embedder$|_url$|_key_file$")
+"""Settings whose values are not shown."""
 
 
 class InvalidSettings(Exception):
@@ -44,8 +49,9 @@ def serve(flags: Mapping[str, Any]) -> int:
 
     try:
         return app.serve(settings)
-    except OSError as error:
-        raise StartupError(str(error)) from error
+    except (StartupError, OSError) as error:
+        # What a library says may quote a URL.
+        raise StartupError(cleaned_text(str(error))) from None
 
 
 def settings_of(flags: Mapping[str, Any]) -> Settings:
@@ -85,7 +91,7 @@ def _problems(error: ValidationError, flags: Mapping[str, Any]) -> list[str]:
             variable = "--" + names[0].replace("_", "-")
         elif names[0] == "embedder" and names[-1] in flags.get("embedder", ()):
             variable = f"--embedder-{names[-1].removeprefix('base_')}"
-        # An embedder's values are not shown: one of them, or of what is mistyped, is a key.
-        shown = "" if names[0].endswith("embedder") else f" {problem['input']}"
+        # Where one of the values, or of what is mistyped, may be a key or password, none is shown.
+        shown = "" if _SECRET.search(names[0]) else f" {problem['input']}"
         lines.append(f"{variable}{shown}: {message}")
     return lines

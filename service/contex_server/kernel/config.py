@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+from base64 import b64decode
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -18,6 +21,11 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_CREDENTIAL_NAME = re.compile(
+    r"(?i)(AWS|AZURE|GOOGLE|GCP|GCS)_\w*(SECRET|TOKEN|PASSWORD|ACCOUNT_KEY|ACCESS_KEY|SAS)\w*"
+    r"(?<!_FILE)(?<!_PATH)(?<!_URI)(?<!_ENDPOINT)"
+)
+_KEY_BYTES = 32
 KIB, MIB = 1024, 1024 * 1024
 _DAY_MS = 24 * 3600 * 1000
 
@@ -110,8 +118,12 @@ class EmbedderSettings(BaseModel):
     @classmethod
     def _plain_url(cls, value: str | None) -> str | None:
         if value is not None:
-            parts = urlsplit(value)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
+            try:
+                parts = urlsplit(value)
+                is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            except ValueError:  # It may quote a password.
+                is_url = False
+            if not is_url:
                 raise ValueError("not an http:// or https:// URL")
             if parts.username is not None or parts.query or parts.fragment:
                 raise ValueError("credentials, query or fragment; a key belongs into api_key")
@@ -214,7 +226,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=64)
     shutdown_grace_s: float = Field(default=4.0, gt=0, le=6.0)
 
-    redis_url: str | None = None
+    redis_url: str | None = Field(default=None, repr=False)
     data_dir: Path = Path("data")
     request_window_s: int = Field(default=600, ge=600, le=86_400)
     replication_timeout_ms: int = Field(default=2_000, ge=1, le=4_000)
@@ -247,7 +259,7 @@ class Settings(BaseSettings):
     inbox_bytes: int = Field(default=64 * MIB, ge=64 * KIB)
     audit_retention_days: int = Field(default=365, ge=0, le=36_500)
 
-    archive_url: str | None = None
+    archive_url: str | None = Field(default=None, repr=False)
     archive_cache_bytes: int = Field(default=64 * MIB, ge=8 * MIB)
     segment_events: int = Field(default=50_000, ge=10, le=1_000_000)
     segment_bytes: int = Field(default=32 * MIB, ge=64 * KIB, le=512 * MIB)
@@ -271,11 +283,13 @@ class Settings(BaseSettings):
     def secrets(self) -> set[str]:
         """Passwords and keys among the settings, in every form in which they may be met."""
         urls = (self.redis_url, self.archive_url)
-        found = {part for url in urls if url for part in _userinfo(url)}
+        found = {part for url in urls if url for part in (*_userinfo(url), *_options(url))}
         for embedder in (self.embedder, self.previous_embedder):
             if embedder is not None and embedder.api_key is not None:
                 found.add(embedder.api_key.get_secret_value())
-        return found | {unquote(part) for part in found}
+        found |= {unquote(part) for part in found} | _of_environment()
+        # As they are met where somebody has written them into a URL, or a `repr`.
+        return found | {form for part in found for form in (_quoted(part), repr(part)[1:-1])}
 
     @property
     def audit_retention_ms(self) -> int:
@@ -298,6 +312,17 @@ class Settings(BaseSettings):
         for field in ("name", "issuer"):
             if len({getattr(issuer, field) for issuer in value}) < len(value):
                 raise ValueError(f"two have the same {field}")
+        return value
+
+    @field_validator("master_key_file", "previous_master_key_file", mode="before")
+    @classmethod
+    def _no_key_itself(cls, value: Any) -> Any:
+        try:
+            is_key = len(b64decode(str(value), validate=True)) == _KEY_BYTES
+        except ValueError:
+            is_key = False
+        if is_key:
+            raise ValueError("a key itself, where its file is to be named")
         return value
 
     @model_validator(mode="after")
@@ -344,6 +369,23 @@ def _userinfo(url: str) -> list[str]:
     """The password of a URL, if it has one; also where it is not escaped as it should be."""
     before, found, _ = url.partition("://")[2].rpartition("@")
     return [before, before.partition(":")[2]] if found else []
+
+
+def _options(url: str) -> list[str]:
+    """The passwords among a URL's options."""
+    options = (option.partition("=") for option in url.partition("?")[2].split("&"))
+    return [value for name, _, value in options if "password" in name]
+
+
+def _of_environment() -> set[str]:
+    """The credentials of the archive, which its library takes from the environment."""
+    return {
+        value for name, value in os.environ.items() if value and _CREDENTIAL_NAME.fullmatch(name)
+    }
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="", errors="replace")
 
 
 def _is_loopback(host: str) -> bool:

@@ -38,8 +38,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _USERINFO = re.compile(r"(?<=://)[^\s'\"<>]{0,1000}@")
 _CREDENTIAL = re.compile(
     r"(?i)(\bbearer\s+|\b[\w-]{0,40}(?:password|passwd|secret|token(?!s)|signature|credential|api[-_]?key)"
-    r"[\w-]*['\"]?\s*[=:]\s*|[?&]sig=)(?:bearer\s+)?['\"]?[^\s&,;'\"]+"
+    r"[\w-]*['\"]?\s*[=:]\s*|[?&]sig=|\bauthorization['\"]?\s*[=:,]\s*)"
+    r"(?:b?['\"])?(?:(?:bearer|basic)\s+)?['\"]?[^\s&,;'\"]+"
 )
+_TOKEN = re.compile(r"\bctx_[\w-]{16,}|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*")
+"""Keys of the API, and JSON Web Tokens, wherever they stand."""
 _QUOTED = re.compile(r"'.*'|\".*\"|`.*`")
 _SHORTEST_SECRET, _LONGEST_SECRET = 6, 4_096
 """Shorter ones would be found in every other word."""
@@ -105,9 +108,20 @@ def cleaned_text(text: str, chars: int = _TEXT_CHARS) -> str:
     for secret in _secrets:
         shown = shown.replace(secret, "***")
     shown = _CREDENTIAL.sub(r"\1***", _USERINFO.sub("***@", _CONTROL.sub(" ", shown)))
+    if "ctx_" in shown or "eyJ" in shown:
+        shown = _TOKEN.sub("***", shown)
     if len(text) <= chars:
         return shown[:chars]
     return f"{shown[:chars]}… ({len(text)} characters)"
+
+
+def shown_url(url: str) -> str:
+    """A URL without what may be a password, however it is written: what comes before the last "@",
+    and what comes after a "?" or "#"."""
+    before, found, rest = url.rpartition("@")
+    scheme = re.match(r"[a-z0-9+]{2,16}:/+", before)
+    start = f"{scheme[0] if scheme else ''}***@" if found else ""
+    return cleaned_text(start + re.split(r"[?#]", rest, maxsplit=1)[0])
 
 
 def loop_failed(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

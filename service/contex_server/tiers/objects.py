@@ -16,7 +16,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.telemetry import cleaned_text
+from contex_server.kernel.telemetry import cleaned_text, shown_url
 
 T = TypeVar("T")
 
@@ -58,12 +58,15 @@ class Objects:
         Raises:
             ValueError: The URL names no supported storage, or a variable can't be used.
         """
-        shown = repr(cleaned_text(url))
+        shown = repr(shown_url(url))
         for character in "#?":
             # Neither has a meaning here, and what follows it would be dropped without a word.
             if character in url:
                 raise ValueError(f"{shown}: write {character!r} as %{ord(character):02X}")
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # It may quote a password.
+            raise ValueError(f"{shown}: brackets are for IPv6 addresses") from None
         if parts.scheme == "file":
             path = Path(os.fsdecode(unquote_to_bytes(parts.path)))
             if parts.netloc or not path.is_absolute():

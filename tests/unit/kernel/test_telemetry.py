@@ -13,7 +13,7 @@ import orjson
 import pytest
 from contex_server.kernel.config import EmbedderSettings, Settings
 from contex_server.kernel.errors import ContexError, Reason
-from contex_server.kernel.telemetry import clean, cleaned_text
+from contex_server.kernel.telemetry import clean, cleaned_text, shown_url
 from pydantic import SecretStr
 
 from tests.canaries import CANARY
@@ -179,3 +179,49 @@ def test_what_nobody_handles_is_logged_alike(log_format: str) -> None:
     assert told.count("ValueError") == 4
     if log_format == "json":
         assert len([json.loads(line) for line in told.splitlines()]) == 7
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ctx_7q2m4k9x1b5d_{}",
+        "metadata (('authorization', 'ctx_7q2m4k9x1b5d_{}'),)",
+        "(('authorization', 'Bearer {}'), ('x', 'y'))",
+        "('authorization', b'{}')",
+        "authorization: Basic {}",
+        '{{"Authorization": "{}"}}',
+        "eyJhbGciOiJIUzI1NiJ9.{}.c2lnbmF0dXJl",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.{}",
+    ],
+)
+def test_what_proves_who_calls_is_not_told(text: str) -> None:
+    assert CANARY not in cleaned_text(f"before {text.format(CANARY)} after")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:p a's<s>@w/o?r#d@host:1/0", "redis://***@host:1/0"),
+        ("redis://host:1/0?password=x", "redis://host:1/0"),
+        ("unix:///tmp/valkey.sock", "unix:///tmp/valkey.sock"),
+        ("redis:/:password@host", "redis:/***@host"),
+        ("user:password@host", "***@host"),
+        ("s3://key:secret@bucket/prefix?sig=x", "s3://***@bucket/prefix"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
+
+
+def test_settings_show_no_urls_and_know_the_credentials_of_the_archive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"k{CANARY}")
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", f"t{CANARY}")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/a/file")
+    url = f"redis://:p {CANARY}/@host?sentinel_password=s{CANARY}"
+    settings = Settings(redis_url=url, archive_url=f"s3://a:{CANARY}@b")
+    assert CANARY not in repr(settings)
+    told = settings.secrets
+    assert {f"k{CANARY}", f"t{CANARY}", f"s{CANARY}", f"p%20{CANARY}%2F"} <= told
+    assert "/a/file" not in told

@@ -37,6 +37,7 @@ from redis.exceptions import (
 
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason, store_unavailable
+from contex_server.kernel.telemetry import cleaned_text
 
 Command = tuple[Any, ...]
 TIMEOUT_S = 5.0
@@ -391,9 +392,8 @@ def connect(
         pool = ConnectionPool.from_url(url, max_connections=max_connections, **_OPTIONS)
         try:
             pool.make_connection()  # type: ignore[no-untyped-call]  # Opens nothing.
-        except TypeError as error:  # "… got an unexpected keyword argument 'name'"
-            name = str(error).rpartition(" ")[2]
-            raise ValueError(f"the store URL has an option {name}, which is unknown") from error
+        except TypeError:  # "… got an unexpected keyword argument 'name'"
+            raise ValueError(_UNKNOWN) from None
         return _Single(pool, patience_s)
     if parts.scheme == "redis+sentinel":
         service = parts.path.strip("/")
@@ -457,12 +457,16 @@ _ESCAPES = (
 )
 
 
+# Its name is not shown: it may be a part of the password.
+_UNKNOWN = "the store URL has an unknown option after its '?', where options such as db=1 are"
+
+
 def _sentinel_options(query: str) -> dict[str, Any]:
     """The options of a Sentinel URL: "db" of the store, and "sentinel", those of its Sentinels."""
     given = dict(option.partition("=")[::2] for option in query.split("&")) if query else {}
     unknown = given.keys() - {"db", "sentinel_username", "sentinel_password"}
     if unknown:
-        raise ValueError(f"the store URL has an option {min(unknown)!r}, which is unknown")
+        raise ValueError(_UNKNOWN)
     database = given.get("db", "0")
     if not database.isdecimal():
         raise ValueError("the store URL's db is not a number")
@@ -478,8 +482,8 @@ def _check_options(parts: SplitResult) -> None:
     for option in parts.query.split("&") if parts.query else ():
         if "=" not in option:
             raise ValueError(
-                f"the store URL has {option!r} after its '?', where options such as db=1 are: "
-                "write a '?' of a path as %3F"
+                "the store URL has something after its '?', where options such as db=1 are: "
+                "write a '?' of a path or password as %3F"
             )
 
 
@@ -562,7 +566,8 @@ def translate(error: Exception) -> ContexError:
 
 def _told(error: Exception) -> str:
     """What an error says, without the arguments of the command, which some replies quote."""
-    return str(error).partition(", with args")[0].partition("Protocol ")[0][:_REPLY_CHARS]
+    told = str(error).partition(", with args")[0].partition("Protocol ")[0]
+    return cleaned_text(told[:_REPLY_CHARS], _REPLY_CHARS)
 
 
 _REPLY_CHARS = 300

@@ -7,7 +7,7 @@ import asyncio
 from redis.exceptions import ResponseError
 
 from contex_server.kernel.errors import StartupError
-from contex_server.kernel.telemetry import cleaned_text
+from contex_server.kernel.telemetry import shown_url
 from contex_server.kernel.waiting import announced
 from contex_server.log.redis.connections import STORE_ERRORS, connect, execute_one, translate
 
@@ -23,7 +23,7 @@ async def reach(url: str) -> None:
     """
     deadline = asyncio.get_running_loop().time() + STORE_WAIT_S
     told = "no answer yet"
-    place = cleaned_text(url.partition("?")[0])
+    place = shown_url(url)
 
     async with announced(lambda: f"the store {place}: {told}"):
         while True:
@@ -33,7 +33,7 @@ async def reach(url: str) -> None:
                 raise StartupError(str(error)) from error
             if not isinstance(answer, Exception) or isinstance(answer, ResponseError):
                 return
-            told = str(answer) or told
+            told = translate(answer).message
             if asyncio.get_running_loop().time() > deadline:
                 raise StartupError(translate(answer).message) from answer
             await asyncio.sleep(_RETRY_S)
