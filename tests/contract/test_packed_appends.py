@@ -170,3 +170,18 @@ def test_an_argument_for_all() -> None:
     command = append_command("p", [Append("p", [NewEvent(b"")] * 1_000)], SETTINGS)
     assert len(command) == len(append_command("p", [Append("p", [NewEvent(b"")])], SETTINGS))
     assert len(hiredis.pack_command(command)) < 8_000
+
+
+async def test_what_is_sealed_with_a_key_that_is_gone_is_refused(valkey: EmbeddedValkey) -> None:
+    """Alone: what is beside it, and what is sealed with a key that is there, is appended."""
+    store = await open_store(valkey.url, SETTINGS)
+    await store.keys.project_key("p", b"a" * 16, b"Kwrapped", 1, 10, 1_000)
+    sealed = [b"\x72\x20" + key_id * 16 + b"c" * 16 for key_id in (b"a", b"b")]
+    long = b"\x72\x80\x02" + b"b" * 16 + b"c" * 240
+    bodies = [[sealed[0]], [b"\n", sealed[1]], [b"\n"], [long], [sealed[0]]]
+    appends = [Append("p", [NewEvent(body) for body in some]) for some in bodies]
+    async with Redis.from_url(valkey.url) as client:
+        replies = await client.execute_command(*append_command("p", appends, SETTINGS))
+        assert [reply == b"~" for reply in replies] == [False, True, False, True, False]
+        assert await client.xlen(key("p", "events")) == 3
+    await store.events.close()
