@@ -24,7 +24,7 @@ from contex_server.api.server.servicer import ServerServicer
 from contex_server.api.shared.servicer import Servicer
 from contex_server.api.state.servicer import StateServicer
 from contex_server.api.transfer.servicer import TransferServicer
-from contex_server.edge.chain import Calls, links, require_project
+from contex_server.edge.chain import Calls, links, require_agent, require_project
 from contex_server.edge.grpc import handlers
 from contex_server.edge.intake import Intake
 from contex_server.edge.metrics import CallCounts, CallMetrics
@@ -132,6 +132,7 @@ class Server:
                 "contex_projects_refused": lambda: len(self._refused),
             },
         )
+        sees = partial(require_agent, agents=self.rooms.storage.store.agents)
         chain = links(
             self.calls,
             self.counts,
@@ -139,6 +140,7 @@ class Server:
             self.intake,
             self.rooms.access,
             exists,
+            sees,
         )
         self.counts.budgets = {
             "large requests": self.intake.large,

@@ -20,9 +20,11 @@ from contex_server.agents.staleness import (
     StalenessReader,
     StaleReason,
 )
+from contex_server.agents.visibility import Viewer
 from contex_server.inbox.judgement import is_own
 from contex_server.inbox.subscriber import lowest
 from contex_server.kernel import event_codec
+from contex_server.kernel.errors import agent_not_found
 from contex_server.kernel.inbox_ids import event_of
 from contex_server.kernel.model import BEGINNING, Agent, Change, Entry, KeyState, Match, utf8_bytes
 from contex_server.kernel.model import Sequence as LogSequence
@@ -31,7 +33,7 @@ from contex_server.kernel.slices import sliced
 from contex_server.log.port import EventLog
 from contex_server.match.agent_codec import decode_agent
 from contex_server.match.engine import MatchEngine
-from contex_server.match.queries import MatchQueries
+from contex_server.match.queries import MatchQueries, counted_in
 from contex_server.match.result import MatchedDatum, Room
 from contex_server.state.moments import Moment
 from contex_server.state.reader import StateReader
@@ -158,7 +160,7 @@ class AgentContextReader:
         *,
         payloads: bool,
         near_misses: int,
-        scope: Scope,
+        viewer: Viewer,
     ) -> AgentContext:
         """See `AgentService.GetAgentContext`.
 
@@ -166,13 +168,19 @@ class AgentContextReader:
             ContexError: AGENT_NOT_FOUND, RECORDS_EXPIRED, EMBEDDER_UNAVAILABLE.
         """
         knowledge = await self.journals.knowledge_at(project, agent_id, moment.unix_ms)
-        agent = decode_agent(knowledge.record)
+        agent, scope = decode_agent(knowledge.record), viewer.scope
+        if not viewer.sees(agent):  # It was another one's then.
+            raise agent_not_found(project, agent_id)
         deliveries = {
             data_key: delivery
             async for data_key, delivery in sliced(knowledge.deliveries.items())
             # Later events of the same millisecond don't belong to this moment.
             if delivery.event <= moment.sequence and not delivery.deleted and scope.admits(data_key)
         }
+        if not viewer.sees_all:
+            sent = [delivery.event for delivery in deliveries.values()]
+            knowledge.sent = max(sent, default=BEGINNING)
+            knowledge.sent_ms = max((d.sent_ms for d in deliveries.values()), default=0)
         state = await self.states.at(project, moment.sequence)
         readable = scope.intersect(agent.scope)
         matched = await self._matched(project, agent, moment, near_misses, readable)
@@ -262,7 +270,10 @@ class AgentContextReader:
         return {
             data_key: (
                 sequence,
-                tuple(m._replace(threshold=agent.needs[m.need_index].threshold) for m in matches),
+                tuple(
+                    m._replace(threshold=agent.needs[m.need_index].threshold)
+                    for m in counted_in(scope, matches)
+                ),
             )
             async for data_key, sequence, matches in sliced(await engine.matched(project, found))
         }

@@ -81,10 +81,17 @@ class DeliveryRecorder:
             await self.record(project, _split(agent, position, events))
 
     def stream(
-        self, project: str, agent_id: str, origin: Origin, *, apart: bool = False
+        self,
+        project: str,
+        agent_id: str,
+        origin: Origin,
+        *,
+        apart: bool = False,
+        consumes: bool = False,
     ) -> StreamRecorder:
         """Records a new stream of an agent."""
-        return StreamRecorder(self, project, agent_id, origin, apart)
+        apart = apart or consumes
+        return StreamRecorder(self, project, agent_id, origin, apart, consumes)
 
     async def record(
         self,
@@ -149,6 +156,7 @@ class StreamRecorder:
 
     Attributes:
         apart: What lies between its deliveries is left out.
+        consumes: What it is sent comes in no order, and may come again.
         sender: What is on record of it. What is sent as soon as it is decided is noted with the
             decision; the rest is noted here. What the store had no room for is noted with what
             comes next.
@@ -159,6 +167,7 @@ class StreamRecorder:
     agent_id: str
     origin: Origin
     apart: bool = False
+    consumes: bool = False
     sender: Sender = field(default_factory=lambda: Sender(uuid4().hex[:16]))
     _opened: bool = False
     _left: list[Sending] = field(default_factory=list)
@@ -185,7 +194,7 @@ class StreamRecorder:
         if not self.recorder.enabled or not places:
             return
         upto = places[-1]
-        if upto <= sender.noted:
+        if upto <= sender.noted and not self.consumes:
             return
         spans = [(sender.noted, upto)]
         if self.apart:

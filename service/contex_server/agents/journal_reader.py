@@ -27,6 +27,7 @@ from contex_server.agents.journal import (
     note_pages,
     read_note,
 )
+from contex_server.agents.visibility import Viewer, visible_among
 from contex_server.inbox.entry import Decision
 from contex_server.inbox.reader import InboxReader
 from contex_server.inbox.subscriber import Subscriber
@@ -222,7 +223,7 @@ class JournalReader:
             message = await read_note(note, decode_note, note)
             if isinstance(message, SentMessage):
                 parts.append(message)
-                events += len(message.events)
+                events += sum(scope.admits(sent.data_key) for sent in message.events)
             elif isinstance(message, InboxSent):
                 found = await self.inbox_sent(project, agent_id, message, scope, room)
                 parts.append(found[::-1] if span.backwards else found)
@@ -258,15 +259,21 @@ class JournalReader:
         return recorded
 
     async def recipients(
-        self, project: str, event: Sequence, after: str, count: int, scope: Scope
+        self, project: str, event: Sequence, after: str, count: int, viewer: Viewer
     ) -> tuple[list[RecordedDelivery], str]:
-        """Who was sent an event: all its deliveries, to agents with ids greater than `after`.
+        """Who was sent an event: all its deliveries, to agents with ids greater than `after`, of
+        those that the viewer sees.
 
         Returns:
             About `count` deliveries, by agent, and the agent to continue after, or "".
         """
         places = await self.store.receivers(project, event)
-        held = await self._inboxes_with(project, event, await self.store.journals(project))
+        scope, journals = viewer.scope, await self.store.journals(project)
+        if not viewer.sees_all:
+            seen = await visible_among(self.agents, project, {*places, *journals}, viewer)
+            places = {agent_id: places[agent_id] for agent_id in places.keys() & seen}
+            journals = [agent_id for agent_id in journals if agent_id in seen]
+        held = await self._inboxes_with(project, event, journals)
         agent_ids = sorted(agent_id for agent_id in {*places, *held} if agent_id > after)
         recorded: list[RecordedDelivery] = []
         room = TextRoom()

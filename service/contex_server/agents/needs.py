@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from textwrap import shorten
 
 from contex_server.agents.journal_reader import JournalReader
+from contex_server.agents.visibility import Viewer
 from contex_server.kernel.errors import ContexError, agent_not_found, invalid_field
 from contex_server.kernel.model import Agent, Need, Sequence
-from contex_server.kernel.scope import Scope
 from contex_server.log.agents import AgentStore
 from contex_server.match.agent_codec import decode_agent, intact
 
@@ -48,7 +48,7 @@ class NeedReader:
         *,
         event: Sequence | None,
         as_of: Sequence | None,
-        scope: Scope,
+        viewer: Viewer,
     ) -> Need:
         """The need that a reference is about.
 
@@ -69,13 +69,15 @@ class NeedReader:
         if stored is None:
             raise agent_not_found(project, reference.agent_id)
         current = next((agent for agent, _ in intact(project, [stored])), None)
-        if current is None:
+        if current is None or not viewer.sees(current):
             raise agent_not_found(project, reference.agent_id)
         first: Agent | None = None
         async with aclosing(
-            self._registrations(project, reference, current, event, as_of, scope)
+            self._registrations(project, reference, current, event, as_of, viewer)
         ) as registrations:
             async for agent in registrations:
+                if not viewer.sees(agent):
+                    continue  # Of the id, but another one's.
                 first = first or agent
                 if _has(agent, reference):
                     return agent.needs[reference.index]
@@ -90,12 +92,12 @@ class NeedReader:
         current: Agent,
         event: Sequence | None,
         as_of: Sequence | None,
-        scope: Scope,
+        viewer: Viewer,
     ) -> AsyncGenerator[Agent, None]:
         """The registrations that may be meant, the likeliest first."""
         agent_id = reference.agent_id
         if event is not None:
-            sent = await self.journals.sent_by(project, agent_id, event, scope)
+            sent = await self.journals.sent_by(project, agent_id, event, viewer.scope)
             if reference.text:
                 sent.reverse()
             # First those by which the event was sent for the need at this position.

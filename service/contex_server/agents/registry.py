@@ -10,12 +10,13 @@ from typing import Self
 
 from contex_server.agents.delivery_recorder import DeliveryRecorder
 from contex_server.agents.expiry import unregistered_body
+from contex_server.agents.visibility import Viewer
 from contex_server.agents.waiting import COUNTED, AgentWaiters, Waited
 from contex_server.inbox.deciders import Deciders
 from contex_server.inbox.progress import AgentProgress, Passing, ProgressReader, Standpoint
 from contex_server.kernel import event_codec
 from contex_server.kernel.drain import Drain
-from contex_server.kernel.errors import ContexError, Reason, agent_not_found
+from contex_server.kernel.errors import ContexError, Reason, agent_not_found, permission_denied
 from contex_server.kernel.model import (
     AGENT_REGISTERED,
     AGENT_UNREGISTERED,
@@ -45,6 +46,9 @@ from contex_server.matching.embeddings import Embeddings
 _TRIES = 5
 _MAX_MATCHES = 10
 """Data that an answer returns for each need, unless a registration says otherwise."""
+_SEARCHED = 500
+"""Registrations that are read at a time for those that a caller may see."""
+_EVERYONE = Viewer()
 _COUNTED_IN_LISTS = 100
 """Entries of an inbox that are counted where a thousand agents are listed."""
 
@@ -157,6 +161,7 @@ class AgentRegistry:
         origin: Origin,
         scope: Scope,
         rights: Rights | None = None,
+        viewer: Viewer = _EVERYONE,
     ) -> Registration:
         """See `AgentService.RegisterAgent`; needs and max_matches are required.
 
@@ -165,13 +170,15 @@ class AgentRegistry:
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, AGENT_CONFLICT,
-                EMBEDDER_UNAVAILABLE.
+                EMBEDDER_UNAVAILABLE; PERMISSION_DENIED if the viewer does not see who has the id.
         """
         if last_seen is not None:
             check_readable(await self.log.bounds(project), last_seen)
         default_threshold = self.default_threshold
 
         def change(current: Agent | None, now_ms: int) -> Agent:
+            if current is not None and not viewer.sees(current):
+                raise permission_denied("RegisterAgent", project, viewer.identity)
             if current is not None and (same := _completed(current, spec)) is not None:
                 agent = _changed(current, same, now_ms)
             else:
@@ -193,6 +200,7 @@ class AgentRegistry:
         budget: ContextBudget,
         origin: Origin,
         scope: Scope,
+        viewer: Viewer = _EVERYONE,
     ) -> Registration:
         """See `AgentService.UpdateAgent`.
 
@@ -201,14 +209,14 @@ class AgentRegistry:
         """
 
         def change(current: Agent | None, now_ms: int) -> Agent:
-            if current is None:
+            if current is None or not viewer.sees(current):
                 raise agent_not_found(project, agent_id)
             return _changed(current, spec, now_ms)
 
         return await self._write(project, agent_id, change, None, budget, origin, scope)
 
-    async def get(self, project: str, agent_id: str) -> Registered:
-        """A registration.
+    async def get(self, project: str, agent_id: str, viewer: Viewer = _EVERYONE) -> Registered:
+        """A registration that the viewer sees.
 
         Raises:
             ContexError: AGENT_NOT_FOUND.
@@ -217,7 +225,8 @@ class AgentRegistry:
         if stored is None:
             raise agent_not_found(project, agent_id)
         for registered in _registered(project, [stored]):
-            return registered
+            if viewer.sees(registered.agent):
+                return registered
         raise agent_not_found(project, agent_id)
 
     async def progress_of(self, project: str, registered: Registered) -> AgentProgress:
@@ -232,13 +241,14 @@ class AgentRegistry:
         standpoints = [each.standpoint for each in registered]
         return await self.progress.read(project, standpoints, _COUNTED_IN_LISTS)
 
-    async def page(self, project: str, after: str, count: int) -> list[Registered]:
-        """The next `count` registrations by id."""
+    async def page(self, project: str, after: str, count: int, viewer: Viewer) -> list[Registered]:
+        """The next `count` registrations by id, of those that the viewer sees."""
         found: list[Registered] = []
+        asked = count if viewer.sees_all else _SEARCHED
         while len(found) < count:
-            stored = await self.store.agents(project, after, count)
-            found += _registered(project, stored)
-            if len(stored) < count:
+            stored = await self.store.agents(project, after, asked)
+            found += [each for each in _registered(project, stored) if viewer.sees(each.agent)]
+            if len(stored) < asked:
                 break
             after = stored[-1].agent_id
         return found[:count]
@@ -269,6 +279,15 @@ class AgentRegistry:
                 self.deciders.hint(project)
                 return True
         raise _conflict(agent_id)
+
+    async def visible(self, project: str, viewer: Viewer) -> set[str]:
+        """The ids of all agents that the viewer sees."""
+        found: set[str] = set()
+        after = ""
+        while page := await self.page(project, after, _SEARCHED, viewer):
+            found |= {each.agent.agent_id for each in page}
+            after = page[-1].agent.agent_id
+        return found
 
     async def unregister(self, project: str, agent_id: str, origin: Origin) -> LogSequence:
         """Removes a registration and its cursor; returns the event's sequence.

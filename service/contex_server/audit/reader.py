@@ -69,7 +69,8 @@ class AuditReader:
         *,
         resume: RecordId | None = None,
     ) -> AsyncGenerator[tuple[AuditRecord, bool], None]:
-        """The records of a range of times, in its direction; each with whether it passes.
+        """The records of a range of times that the reader may see, in its direction; each with
+        whether it passes.
 
         Skips sources that hold no record that passes.
 
@@ -82,7 +83,9 @@ class AuditReader:
         if record_filter.needs_refusals:
             names.append(REFUSALS)
         if record_filter.needs_journals:
-            names += sorted(record_filter.agent_ids) or await self.journals.journals(project)
+            agent_ids = sorted(record_filter.agent_ids) or await self.journals.journals(project)
+            seen = record_filter.seen
+            names += [each for each in agent_ids if seen is None or each in seen]
         if resume is not None:
             # The note of the last record is read again: it may have more.
             if backwards:
@@ -110,7 +113,8 @@ class AuditReader:
                 order, index = heap[0]
                 record = heads[index]
                 assert record is not None
-                if resume is None or _Order(resume, backwards) < order:
+                is_next = resume is None or _Order(resume, backwards) < order
+                if is_next and record_filter.admits(record):
                     yield record, record_filter.passes(record)
                 heads[index] = following = await anext(sources[index], None)
                 if following is None:

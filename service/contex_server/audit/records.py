@@ -124,7 +124,9 @@ class AuditFilter:
     """Which records to read: every part that is not empty must fit.
 
     Attributes:
-        scope: What the reader may see. Records about no datum are always admitted.
+        scope: What the reader may see. One who does not see everything sees no records about no
+            datum, which name agents and identities, and none that name an agent not `seen`.
+        seen: The agents that the reader may see; None: all.
     """
 
     actions: frozenset[AuditAction] = frozenset()
@@ -133,16 +135,24 @@ class AuditFilter:
     data_keys: frozenset[str] = frozenset()
     request_id: str = ""
     scope: Scope = EVERYTHING
+    seen: frozenset[str] | None = None
+
+    def admits(self, record: AuditRecord) -> bool:
+        """Whether the reader may see a record."""
+        if self.scope.is_open:
+            return True
+        return self.scope.admits(record.data_key) and (
+            not record.agent_id or (self.seen is not None and record.agent_id in self.seen)
+        )
 
     def passes(self, record: AuditRecord) -> bool:
-        """Whether a record fits."""
+        """Whether a record fits, of those that are admitted."""
         return (
             (not self.actions or record.action in self.actions)
             and (not self.actors or record.actor in self.actors)
             and (not self.agent_ids or record.agent_id in self.agent_ids)
             and (not self.request_id or record.request_id == self.request_id)
             and EventFilter(data_keys=self.data_keys).admits_key(record.data_key)
-            and (not record.data_key or self.scope.admits(record.data_key))
         )
 
     @property
@@ -156,7 +166,7 @@ class AuditFilter:
     @property
     def needs_refusals(self) -> bool:
         """Whether refused calls may fit."""
-        return AuditAction.REFUSED in (self.actions or AuditAction)
+        return self.scope.is_open and AuditAction.REFUSED in (self.actions or AuditAction)
 
     @property
     def needs_audit(self) -> bool:

@@ -110,6 +110,19 @@ class AuditWriter:
             project, AuditAction.UNSUBSCRIBED, origin, method, sequence=end, stream_id=stream_id
         )
 
+    def withheld(
+        self,
+        project: str,
+        origin: Origin,
+        method: str,
+        agent_id: str,
+        last: Sequence,
+        count: int,
+    ) -> None:
+        """Records that deliveries of an agent were settled which the caller may not see."""
+        detail = f"{method}: withheld from {agent_id}"
+        self._enqueue(project, AuditAction.REFUSED, origin, detail, sequence=last, count=count)
+
     def exported(self, project: str, origin: Origin, method: str, count: int) -> None:
         """Records that a number of events, data or records were read in bulk."""
         self._enqueue(project, AuditAction.EXPORTED, origin, method, count=count)

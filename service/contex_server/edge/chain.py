@@ -14,6 +14,7 @@ fill in what it finds out, refuse by raising `ContexError`, and see how the rest
     drain       refuses new calls during a shutdown
     access      refuses what the caller may not do, and finds out what it may see: `call.scope`
     existence   refuses to read a project that does not exist
+    agent       refuses an agent that the caller may not see, as one that there is not
     servicer
 
 Metrics and audit act on the way back, so they stand before the links that refuse: a malformed
@@ -31,22 +32,32 @@ from typing import Any
 from urllib.parse import unquote
 
 import structlog
+from contex.v1.match_service_pb2 import ExplainRequest
 
 from contex_server.access.admin import Caller
 from contex_server.access.authenticator import Authenticator
 from contex_server.access.room import AccessRoom
 from contex_server.access.rules import CallClass, Reach
+from contex_server.agents.visibility import Viewer, check_visible
 from contex_server.audit.writer import AuditWriter
 from contex_server.edge.incoming import Incoming, Link, Rest
 from contex_server.edge.intake import Intake
 from contex_server.edge.metrics import CallCounts
 from contex_server.kernel.codes import Code
 from contex_server.kernel.drain import Drain
-from contex_server.kernel.errors import ContexError, Reason, invalid_field, shutting_down
+from contex_server.kernel.errors import (
+    ContexError,
+    Reason,
+    concealed,
+    invalid_field,
+    permission_denied,
+    shutting_down,
+)
 from contex_server.kernel.model import Origin
-from contex_server.kernel.names import IDENTITY, PROJECT
+from contex_server.kernel.names import AGENT_ID, IDENTITY, PROJECT
 from contex_server.kernel.scope import Scope
 from contex_server.log.access import ACCESS
+from contex_server.log.agents import AgentStore
 from contex_server.projects.existence import Existence
 
 log = structlog.get_logger(__name__)
@@ -243,11 +254,13 @@ async def authorize(call: Incoming, rest: Rest, access: AccessRoom) -> Any:
 
         def admit(project: str) -> Scope:
             scope = scopes[project] = _admitted(call, project, access)
+            if not scope.is_open:
+                call.scope = scope
             return scope
 
         call.admit = admit
         if call.project:
-            call.scope = admit(call.project)
+            admit(call.project)
         return await rest(call)
 
 
@@ -261,13 +274,40 @@ def _admitted(call: Incoming, project: str, access: AccessRoom) -> Scope:
     assert rule is not None
     scope = access.directory.policy.scope(call.principal, rule.permissions, project)
     if scope is None or (rule.reach is Reach.PROJECT and not scope.is_open):
-        identity = call.principal.identity
-        raise ContexError(
-            Reason.PERMISSION_DENIED,
-            f"{identity!r} may not call {call.method} in project {project!r}",
-            metadata={"identity": identity, "method": call.method, "project": project},
-        )
+        raise permission_denied(call.method, project, call.principal.identity)
     return scope
+
+
+async def require_agent(call: Incoming, rest: Rest, agents: AgentStore) -> Any:
+    """Link: refuses an agent that the caller may not see with AGENT_NOT_FOUND, and to take its id
+    with PERMISSION_DENIED. Errors don't tell where the log begins and ends.
+
+    For a caller who sees everything it does nothing. Where a stream of requests names an agent,
+    that is checked where these are read.
+    """
+    if call.scope.is_open:
+        return await rest(call)
+    try:
+        if (agent_id := _agent_named(call)) and PROJECT.fits(call.project):
+            viewer, project = Viewer.of(call), call.project
+            if call.method != "RegisterAgent":
+                await check_visible(agents, project, agent_id, viewer)
+            elif await agents.agent(project, agent_id) is not None:
+                try:
+                    await check_visible(agents, project, agent_id, viewer)
+                except ContexError:
+                    raise permission_denied(call.method, project, viewer.identity) from None
+        return await rest(call)
+    except ContexError as error:
+        raise concealed(error) from None
+
+
+def _agent_named(call: Incoming) -> str:
+    """The one agent that a request is about; "" if it names none, or none that there can be."""
+    request = call.request
+    message = request.agent_need if isinstance(request, ExplainRequest) else request
+    agent_id = getattr(message, "agent_id", "")
+    return agent_id if AGENT_ID.fits(agent_id) else ""
 
 
 async def require_project(call: Incoming, rest: Rest, existence: Existence) -> Any:

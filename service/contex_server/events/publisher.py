@@ -11,7 +11,7 @@ from contex_server.events.descriptions import Descriptions
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.growth import Growth
-from contex_server.kernel.model import Append, Appended, NewEvent
+from contex_server.kernel.model import Append, Appended, NewEvent, Sequence
 from contex_server.kernel.slices import Slices
 from contex_server.log.port import DescriptionChanged, EventLog, KeyDescription
 from contex_server.matching.describe import (
@@ -79,7 +79,8 @@ class Publisher:
 
     async def append(self, append: Append, after: Collection[Future[Any]] = ()) -> Appended:
         """Appends; where a description was not what it was taken to be, describes anew and
-        repeats.
+        repeats. So it does under another request id, always the same, where the caller's is that of
+        a publish which it may not see.
 
         Args:
             after: What is done before it is repeated, so that appends of one lane keep their
@@ -93,6 +94,9 @@ class Publisher:
         for attempt in range(_ATTEMPTS):
             try:
                 appended = await self._log.append(append)
+                if appended.duplicate and not await self._is_seen(append, appended):
+                    append.request_id = f"{append.request_id}~{append.scope.digest}"
+                    continue
                 break
             except DescriptionChanged as changed:
                 if after:
@@ -115,6 +119,16 @@ class Publisher:
         if append.vectors:
             self._embeddings.appended(append.project, append.model, append.vectors)
         return appended
+
+    async def _is_seen(self, append: Append, appended: Appended) -> bool:
+        """Whether a caller may know of a publish that was made before."""
+        scope = append.scope
+        if scope.is_open:
+            return True
+        ms, n = appended.first
+        places = [Sequence(ms, n + index) for index in range(len(appended.revisions))]
+        entries = await self._log.get(append.project, places)
+        return all(e is not None and event_codec.is_admitted(e, scope) for e in entries)
 
     async def _describe(
         self, append: Append, events: Iterable[tuple[int, NewEvent]], *, embed: bool = True

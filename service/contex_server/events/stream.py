@@ -11,15 +11,23 @@ from collections.abc import Sequence as SequenceOf
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from contex_server.events.feed import Behind, Chunk, Delivery, Feed, Reader
 from contex_server.kernel import event_codec
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import shutting_down
-from contex_server.kernel.model import BEGINNING, EVERYTHING, Entry, EventFilter, Range, Sequence
-from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
+from contex_server.kernel.model import (
+    BEGINNING,
+    EVERYTHING,
+    Change,
+    Entry,
+    EventFilter,
+    Range,
+    Sequence,
+)
 from contex_server.kernel.scope import Scope
 from contex_server.log.pages import check_same_log, pages
 from contex_server.log.port import EventLog
@@ -52,6 +60,9 @@ class Message:
     tail: Sequence | None = None
     last: bool = False
 
+
+Show = Callable[[SequenceOf[Delivery]], list[Delivery]]
+"""What a reader who may not see everything is sent of some deliveries."""
 
 Selector = Callable[[list[Entry]], Awaitable[list[Delivery]]]
 """Selects what the reader gets from a page of the log, in log order."""
@@ -131,12 +142,12 @@ async def stream(
     heartbeat_s: float,
     settings: Settings,
     drain: Drain,
-    scope: Scope = UNRESTRICTED,
+    show: Show | None = None,
 ) -> AsyncGenerator[Message, None]:
     """Everything after `position` that source and feed pass, without end.
 
-    The feed must pass exactly what the source does. Of both, only what is in `scope` is yielded;
-    leave it open where the source and the feed have it.
+    The feed must pass exactly what the source does. Of both, only what `show` has is yielded, and
+    positions prove no other events.
 
     Raises:
         ContexError: SHUTTING_DOWN after a final checkpoint; SEQUENCE_TRIMMED if the log
@@ -145,6 +156,15 @@ async def stream(
     pulse = _Pulse(heartbeat_s)
     reader: Reader | None = None
     fell_behind, until = False, BEGINNING
+
+    def message(
+        kind: Kind, position: Sequence, chunk: Chunk | None = None, **others: Any
+    ) -> Message:
+        if show is not None:
+            position = _unproven(position, chunk)
+            chunk = None if chunk is None else Chunk(chunk.deliveries, position)
+        return Message(kind, position, chunk, **others)
+
     try:
         while True:
             # From the source, until the feed has everything that follows.
@@ -153,18 +173,18 @@ async def stream(
                 async with aclosing(source.pages(position, fell_behind)) as source_pages:
                     async for page in source_pages:
                         selected, last, until = page.deliveries, page.last, page.until
-                        if not scope.is_open:
-                            selected = _visible(selected, scope)
+                        if show is not None:
+                            selected = show(selected)
                         for chunk in split(selected, page.position, settings.message_bytes):
                             position = chunk.position
-                            yield Message(Kind.EVENTS, position, chunk)
+                            yield message(Kind.EVENTS, position, chunk)
                             pulse.sent()
                         position = max(position, page.position)
                         if drain.started:
-                            yield Message(Kind.CHECKPOINT, position, last=True)
+                            yield message(Kind.CHECKPOINT, position, last=True)
                             raise shutting_down()
                         if pulse.due():
-                            yield Message(Kind.CHECKPOINT, position)
+                            yield message(Kind.CHECKPOINT, position)
                             pulse.sent()
                         if not last and source.joins and feed.floor <= position:
                             break
@@ -179,20 +199,20 @@ async def stream(
                     live = reader.take(settings.message_bytes)
                     if live is not None:
                         position = live.position
-                        if not scope.is_open:
-                            live = Chunk(_visible(live.deliveries, scope), position)
+                        if show is not None:
+                            live = Chunk(show(live.deliveries), position)
                             if not live.deliveries:
                                 continue
-                        yield Message(Kind.EVENTS, position, live)
+                        yield message(Kind.EVENTS, position, live)
                         pulse.sent()
                         continue
                     if not announced and reader.has_reached(until):
                         announced, position = True, max(position, reader.position)
-                        yield Message(Kind.CAUGHT_UP, position)
+                        yield message(Kind.CAUGHT_UP, position)
                         pulse.sent()
                         continue  # There may be more by now, which a checkpoint would skip.
                     if drain.started:
-                        yield Message(Kind.CHECKPOINT, reader.position, last=True)
+                        yield message(Kind.CHECKPOINT, reader.position, last=True)
                         raise shutting_down()
                     await reader.wait()
                     if pulse.due():
@@ -200,12 +220,12 @@ async def stream(
                         if moved:
                             position = reader.position
                         if reader.at_end:
-                            yield Message(Kind.CHECKPOINT if moved else Kind.HEARTBEAT, position)
+                            yield message(Kind.CHECKPOINT if moved else Kind.HEARTBEAT, position)
                             pulse.sent()
             except Behind:
                 fell_behind = True
                 await source.check(position)
-                yield Message(Kind.FELL_BEHIND, position, tail=feed.position)
+                yield message(Kind.FELL_BEHIND, position, tail=feed.position)
                 pulse.sent()
             finally:
                 drain.remove(reader.wake)
@@ -215,14 +235,30 @@ async def stream(
         pulse.close()
 
 
-def _visible(deliveries: SequenceOf[Delivery], scope: Scope) -> list[Delivery]:
-    """The deliveries that a reader may see; what is sent instead of events it may."""
-    return [
-        delivery
-        for delivery in deliveries
-        if delivery.instead is not None
-        or scope.admits((delivery.event or event_codec.decode(delivery.entry)).data_key)
-    ]
+def shown_in(scope: Scope) -> Show | None:
+    """Of a log's events, those in a scope; None if that is open."""
+    return None if scope.is_open else partial(_visible, scope)
+
+
+def _visible(scope: Scope, deliveries: SequenceOf[Delivery]) -> list[Delivery]:
+    return [d for d in deliveries if scope.admits(data_key_of(d))]
+
+
+def data_key_of(delivery: Delivery) -> str:
+    """What a delivery is about."""
+    return (delivery.event or event_codec.decode(delivery.entry)).data_key
+
+
+def _unproven(position: Sequence, chunk: Chunk | None) -> Sequence:
+    """A position without the proof of its event, unless that has just been sent."""
+    last = chunk.deliveries[-1] if chunk is not None and chunk.deliveries else None
+    is_shown = (
+        last is not None
+        and last.instead is None
+        and last.change is not Change.WITHHELD
+        and last.position == position
+    )
+    return position if is_shown else Sequence(*position)
 
 
 def split(deliveries: list[Delivery], end: Sequence, message_bytes: int) -> list[Chunk]:

@@ -142,10 +142,19 @@ class Consumer:
 
     Args:
         wake: Lets the group look what is to be done.
+        noted: What it takes is what it is sent, and is noted as that. Otherwise who sends it does.
     """
 
-    def __init__(self, spec: ConsumerSpec, stream_id: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        spec: ConsumerSpec,
+        stream_id: str,
+        wake: Callable[[], None],
+        *,
+        noted: bool = True,
+    ) -> None:
         self.spec = spec
+        self.noted = noted
         self.stream_id = stream_id
         self.error: ContexError | None = None
         self.position = BEGINNING

@@ -110,18 +110,25 @@ class Group:
 
     @asynccontextmanager
     async def consumer(
-        self, spec: ConsumerSpec, stream_id: str, held: Iterable[str], tail: Sequence
+        self,
+        spec: ConsumerSpec,
+        stream_id: str,
+        held: Iterable[str],
+        tail: Sequence,
+        *,
+        noted: bool = True,
     ) -> AsyncIterator[Consumer]:
         """A consumer, while the block lasts; afterwards it has what was not given back.
 
         Args:
             held: The names of claims that it still has, of an earlier stream.
             tail: The end of the log.
+            noted: As of `Consumer`.
 
         Raises:
             ContexError: AGENT_NOT_FOUND, STORE_UNAVAILABLE, STORE_FULL.
         """
-        consumer = Consumer(spec, stream_id, self.wake)
+        consumer = Consumer(spec, stream_id, self.wake, noted=noted)
         try:
             async with self._opening:
                 if (before := self.consumers.get(spec.name)) is not None:
@@ -194,6 +201,11 @@ class Group:
         names = [claim.id for claim in claims if consumer.drop(claim.id) is not None]
         verb = Verb.RETRY if seen else Verb.GIVE_BACK
         self.settle(consumer, None, names, verb, lambda _: "0")
+
+    def withhold(self, consumer: Consumer, claims: Iterable[Claim]) -> None:
+        """Settles deliveries that a consumer may not see, unseen: it is not told of them."""
+        names = [claim.id for claim in claims if consumer.drop(claim.id) is not None]
+        self.settle(consumer, None, names, Verb.ACK, lambda _: "")
 
     def give_back_held(self, consumer: Consumer) -> None:
         """Gives back what a consumer has of an earlier stream."""
@@ -315,14 +327,20 @@ class Group:
         self._turns += 1
         first = self._turns % len(asking)
         asking = asking[first:] + asking[:first]
-        epoch, asked = self._epoch, asyncio.get_running_loop().time()
-        taken = await self._take(asking)
-        if epoch != self._epoch:
-            return True  # What was taken is cleared.
-        if taken is None:
-            self._begin_anew()
-            return True
-        return await self._hand_out(asking, taken, asked) or bool(self._tasks)
+        epoch, more = self._epoch, False
+        for noted in (True, False):
+            some = [consumer for consumer in asking if consumer.noted is noted]
+            if not some:
+                continue
+            asked = asyncio.get_running_loop().time()
+            taken = await self._take(some, noted=noted)
+            if epoch != self._epoch:
+                return True  # What was taken is cleared.
+            if taken is None:
+                self._begin_anew()
+                return True
+            more = await self._hand_out(some, taken, asked) or more
+        return more or bool(self._tasks)
 
     async def _settle(self) -> bool:
         """False if the claims are of an epoch that is over."""
@@ -424,7 +442,7 @@ class Group:
         for consumer in self.consumers.values():
             consumer.lose([*consumer.claims, *consumer.held])
 
-    async def _take(self, asking: list[Consumer]) -> Taken | None:
+    async def _take(self, asking: list[Consumer], *, noted: bool) -> Taken | None:
         tries = min(consumer.spec.tries for consumer in asking)
         try:
             return await self._store.take(
@@ -434,7 +452,7 @@ class Group:
                 [consumer.demand() for consumer in asking],
                 most=self._outstanding,
                 tries=tries,
-                noted=self._noted,
+                noted=self._noted and noted,
             )
         except ContexError:
             self._reopen = True

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from contex_server.agents.registry import AgentRegistry
 from contex_server.agents.room import AgentsRoom
+from contex_server.agents.visibility import Gets, concealed
 from contex_server.events.feed import Delivery
 from contex_server.events.hub import Hub
 from contex_server.groups.consumer import Claim, Consumer, ConsumerSpec
@@ -20,11 +21,13 @@ from contex_server.kernel.config import Settings
 from contex_server.kernel.errors import agent_not_found
 from contex_server.kernel.inbox_ids import event_of, inbox_id
 from contex_server.kernel.model import BEGINNING, Sequence
-from contex_server.log.groups import GroupStore, Parked
+from contex_server.log.groups import Blocker, GroupStore, Parked
 from contex_server.log.inboxes import InboxEntry
 from contex_server.log.port import READ_BYTES
 from contex_server.tiers.storage import Storage
 
+_PARKED = 1_000
+"""Parked deliveries that are read at a time."""
 _BEGUN_S = 0.5
 """Between two looks at an agent that is not decided for yet, if nothing is heard of it."""
 
@@ -72,8 +75,13 @@ class GroupsRoom:
         spec: ConsumerSpec,
         stream_id: str,
         held: Iterable[str],
+        *,
+        noted: bool = True,
     ) -> AsyncIterator[tuple[Group, Consumer]]:
         """A consumer of an agent and its group here, while the block lasts.
+
+        Args:
+            noted: As of `Consumer`.
 
         Raises:
             ContexError: AGENT_NOT_FOUND, STORE_UNAVAILABLE, STORE_FULL.
@@ -90,7 +98,9 @@ class GroupsRoom:
             channel.depending.add(opened.group)
             try:
                 tail = (await self.inboxes.reader.log.bounds(project)).tail
-                async with opened.group.consumer(spec, stream_id, held, tail) as consumer:
+                async with opened.group.consumer(
+                    spec, stream_id, held, tail, noted=noted
+                ) as consumer:
                     yield opened.group, consumer
             finally:
                 opened.users -= 1
@@ -159,26 +169,68 @@ class GroupsRoom:
                 share.give_back()
 
     async def parked(
-        self, project: str, agent_id: str, after: Sequence, count: int
+        self, project: str, agent_id: str, after: Sequence, count: int, gets: Gets | None
     ) -> list[tuple[Parked, Delivery]]:
-        """Deliveries of an agent that were put aside, with their events, as many as have room."""
-        parked = await self.store.parked(project, agent_id, after, count)
+        """Deliveries of an agent that were put aside, of those that a caller gets, with their
+        events, as many as have room."""
+        parked = await self.some_parked(project, agent_id, after, count, gets)
         texts: dict[str, str] = {}
         entries = [each.entry for each in parked]
         reader = self.inboxes.reader
         await _add_texts(reader, project, agent_id, entries, texts)
         deliveries, used = await reader.deliveries(project, texts, entries)
+        if gets is not None:
+            deliveries = list(map(concealed, deliveries))
         by_place = {delivery.sequence: delivery for delivery in deliveries}
         return [(each, by_place[each.entry.id]) for each in parked[:used]]
 
-    async def all_parked(self, project: str, agent_id: str) -> list[Sequence]:
-        """The ids of everything that is parked."""
+    async def some_parked(
+        self, project: str, agent_id: str, after: Sequence, count: int, gets: Gets | None
+    ) -> list[Parked]:
+        """The same without events, `count` of them if there are so many."""
+        if gets is None:
+            return await self.store.parked(project, agent_id, after, count)
+        found: list[Parked] = []
+        while len(found) < count:
+            page = await self.store.parked(project, agent_id, after, _PARKED)
+            found += [each for each in page if is_for(gets, each.entry)]
+            if len(page) < _PARKED:
+                break
+            after = page[-1].id
+        return found[:count]
+
+    async def all_parked(self, project: str, agent_id: str, gets: Gets | None) -> list[Sequence]:
+        """The ids of everything that is parked and that a caller gets."""
         found: list[Sequence] = []
-        while page := await self.store.parked(
-            project, agent_id, found[-1] if found else BEGINNING, 1_000
+        while page := await self.some_parked(
+            project, agent_id, found[-1] if found else BEGINNING, _PARKED, gets
         ):
             found += [each.id for each in page]
         return found
+
+    async def parked_among(
+        self, project: str, agent_id: str, ids: list[Sequence] | None, gets: Gets | None
+    ) -> list[Sequence]:
+        """The ids of some that are parked, or of all, that a caller gets."""
+        if ids is not None and gets is None:
+            return ids
+        parked = await self.all_parked(project, agent_id, gets)
+        return parked if ids is None else sorted({*ids} & {*parked})
+
+    async def blockers(
+        self, project: str, agent_id: str, count: int, gets: Gets | None
+    ) -> list[Blocker]:
+        """The deliveries that most others wait for, first the worst, that a caller gets."""
+        if gets is None:
+            return await self.store.blockers(project, agent_id, count)
+        found = await self.store.blockers(project, agent_id, self.settings.limits.outstanding)
+        return [each for each in found if gets(None, each.data_key)][:count]
+
+
+def is_for(gets: Gets, entry: InboxEntry) -> bool:
+    """Whether a caller may be sent an entry of an inbox."""
+    head = read(entry.body, event_of(entry.id))
+    return gets(head.change, head.data_key)
 
 
 async def _add_texts(

@@ -64,6 +64,11 @@ class Call:
     share: Share = NO_SHARE
     count: Count = _not_counted
 
+    @property
+    def realm(self) -> str:
+        """Where page tokens hold: in the project, and for who sees a part of it only with that."""
+        return self.project if self.scope.is_open else f"{self.project}\0{self.scope.digest}"
+
     def take_share(self) -> Share:
         """The share, to be given back by who takes it."""
         share, self.share = self.share, NO_SHARE

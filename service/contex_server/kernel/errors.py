@@ -235,6 +235,40 @@ def event_not_found(project: str, sequence: object) -> ContexError:
     )
 
 
+def permission_denied(method: str, project: str, identity: str) -> ContexError:
+    """The caller may not do this, whether what it names exists or not."""
+    return ContexError(
+        Reason.PERMISSION_DENIED,
+        f"{identity!r} may not call {method} in project {project!r}",
+        metadata={"identity": identity, "method": method, "project": project},
+    )
+
+
+def concealed(error: ContexError) -> ContexError:
+    """An error as one is told who does not see the whole project: without where its log begins and
+    ends."""
+    if (problem := _CONCEALED.get(error.reason)) is None:
+        return error
+    told = {k: v for k, v in error.metadata.items() if k not in _PLACES}
+    return ContexError(
+        error.reason,
+        problem,
+        metadata=told,
+        field=error.field,
+        retry_after_ms=error.retry_after_ms,
+        others=map(concealed, error.others),
+    )
+
+
+_PLACES = {"earliest_sequence", "tail_sequence"}
+_CONCEALED = {
+    Reason.SEQUENCE_TRIMMED: "this can no longer be read",
+    Reason.SEQUENCE_IN_FUTURE: "this is beyond the end of the log",
+    Reason.LOG_CHANGED: "the log is not the one that was read",
+}
+"""What is said instead of a message that names the places."""
+
+
 def store_unavailable(cause: object) -> ContexError:
     """The store can't be reached; the outcome of calls in flight is unknown."""
     return ContexError(

@@ -30,6 +30,7 @@ from contex_server.kernel.model import (
     Sequence,
 )
 from contex_server.kernel.protobuf import field, timestamp
+from contex_server.kernel.scope import Scope
 
 _links = _key_state = tuple.__new__
 _parse = event_pb2.Event.FromString
@@ -244,6 +245,11 @@ def contents(entry: Entry) -> tuple[str, str]:
     except DecodeError:
         return "", ""
     return message.data_key, message.event_type
+
+
+def is_admitted(entry: Entry, scope: Scope) -> bool:
+    """Whether one who sees a scope may see an event."""
+    return scope.is_open or scope.admits(contents(entry)[0])
 
 
 def without_payload(entry: Entry) -> Entry:

@@ -171,7 +171,8 @@ class Origin(NamedTuple):
 class Change(IntEnum):
     """What a delivery tells an agent of a datum; the numbers are those of the API, and stored.
 
-    REGISTERED is not delivered as such: from here on, the agent's needs are others.
+    REGISTERED is not delivered as such: from here on, the agent's needs are others. WITHHELD has no
+    content: the agent's identity may no longer read the datum.
     """
 
     MATCHED = 1
@@ -258,6 +259,7 @@ class Append:
         lane: Of several that must stay in order, the lane they share.
         turn: The lane's turn when this one was handed over.
         encrypted: Whether all its events are sealed.
+        scope: What the caller may publish, and see of what was published before.
     """
 
     project: str
@@ -271,6 +273,7 @@ class Append:
     lane: Lane | None = None
     turn: int = 0
     encrypted: bool = False
+    scope: Scope = UNRESTRICTED
 
 
 class Appended(NamedTuple):

@@ -20,6 +20,8 @@ from contex_server.kernel.model import (
     Sequence,
     body_bytes,
 )
+from contex_server.kernel.scope import EVERYTHING as UNRESTRICTED
+from contex_server.kernel.scope import Scope
 from contex_server.log.port import READ_BYTES, Bounds, EventLog, Part
 
 _FIRST_PAGE = 64
@@ -147,13 +149,21 @@ def check_readable(bounds: Bounds, position: Sequence) -> None:
 
 
 async def check_same_log(
-    log: EventLog, project: str, bounds: Bounds, position: Sequence, *, readable: bool = True
+    log: EventLog,
+    project: str,
+    bounds: Bounds,
+    position: Sequence,
+    *,
+    readable: bool = True,
+    scope: Scope = UNRESTRICTED,
 ) -> None:
     """Refuses a position that has no gapless continuation, or is of another log than this.
 
     Args:
         bounds: Those of the log.
         readable: Whether what follows is to be read, forwards.
+        scope: What the caller may see. An event that it may not is as good as none: no position
+            that it was given proves one.
 
     Raises:
         ContexError: LOG_CHANGED; SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE.
@@ -166,6 +176,8 @@ async def check_same_log(
     if proof is None or removed or position <= bounds.deleted:
         return
     (entry,) = await log.get(project, [position])
+    if entry is not None and not event_codec.is_admitted(entry, scope):
+        entry = None
     if entry is None and readable:
         check_readable(await log.bounds(project), position)  # It may have been removed just now.
     if entry is None or (proof and event_codec.proof(entry) not in (b"", proof)):

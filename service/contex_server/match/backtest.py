@@ -29,6 +29,7 @@ from contex_server.log.pages import pages
 from contex_server.match.engine import MatchEngine
 from contex_server.match.index import Index
 from contex_server.match.past import PastIndex, PastIndexes
+from contex_server.match.queries import counted_in
 from contex_server.match.turns import each
 from contex_server.matching.encoding import Encoding
 from contex_server.state.reader import StateReader
@@ -42,7 +43,10 @@ _PROGRESS_S = 1.0
 
 @dataclass(slots=True)
 class BacktestProgress:
-    """How far a backtest has come; `events_total` is an estimate."""
+    """How far a backtest has come; `events_total` is an estimate.
+
+    For a caller that does not see everything, both numbers are of what it sees so far.
+    """
 
     sequence: LogSequence
     events_read: int
@@ -107,7 +111,8 @@ class BacktestRunner:
         needs = tuple(replace(need, threshold=lowest) for need in query.needs)
         agent = Agent(_AGENT, needs, lowest, 1, 0, 0, query.min_delta)
         summary = BacktestSummary([NeedSummary(need.threshold) for need in query.needs])
-        progress = BacktestProgress(query.span.after, 0, await self._estimate(query), 0)
+        total = await self._estimate(query) if query.scope.is_open else 0
+        progress = BacktestProgress(query.span.after, 0, total, 0)
         reported = time.monotonic()
         past: PastIndex | None = None
         engine, project = self._engine, query.project
@@ -130,6 +135,8 @@ class BacktestRunner:
                     yield chunk
                 progress.sequence = chunk.position
                 progress.events_read += len(page.entries)
+                if not query.scope.is_open:
+                    progress.events_read = progress.events_total = summary.events_judged
                 progress.events_total = max(progress.events_total, progress.events_read)
                 progress.events_matched = summary.events_matched
                 if time.monotonic() - reported >= _PROGRESS_S:
@@ -188,6 +195,7 @@ class BacktestRunner:
                 summary.events_matched += 1
                 summary.data_keys.add(event.data_key)
                 delivered = await engine.with_passages(project, event, delivered, event.sequence)
+                delivered = counted_in(query.scope, delivered)
                 deliveries.append(Delivery(event.sequence, entry, delivered, event))
         return Chunk(deliveries, entries[-1].sequence)
 

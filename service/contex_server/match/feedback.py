@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +34,10 @@ from contex_server.matching.describe import text_digest
 
 _PAGE_EVENTS = 1_000
 _RECENT = ("need_id", "exact")
+
+
+Sees = Callable[[Iterable[str]], Awaitable[set[str]]]
+"""Tells which of some agents a caller may see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +109,14 @@ class Feedback:
         return appended.first
 
     async def export(
-        self, project: str, span: Range, scope: Scope
+        self, project: str, span: Range, scope: Scope, sees: Sees | None = None
     ) -> AsyncGenerator[list[Judgement], None]:
         """The verdicts in a range, in log order.
 
         Skips verdicts that are damaged, and those on events that can no longer be read.
+
+        Args:
+            sees: Which agents the caller may see; None: all.
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, STORE_UNAVAILABLE.
@@ -122,17 +129,22 @@ class Feedback:
                 judged = await self._log.get(
                     project, [LogSequence.parse(record["sequence"]) for _, record in records]
                 )
+                seen = None
+                if sees is not None:
+                    seen = await sees({record["agent_id"] for _, record in records})
                 judgements = [
-                    _judgement(event, record, entry)
+                    _judgement(event, record, entry, counted=scope.is_open)
                     async for (event, record), entry in sliced(zip(records, judged, strict=True))
-                    if entry is not None and scope.admits(record["data_key"])
+                    if entry is not None
+                    and event_codec.is_admitted(entry, scope)
+                    and (seen is None or record["agent_id"] in seen)
                 ]
                 if judgements:
                     yield judgements
 
 
-def _judgement(event: Event, record: dict[str, Any], judged: Entry) -> Judgement:
-    fields = record["match"]
+def _judgement(event: Event, record: dict[str, Any], judged: Entry, *, counted: bool) -> Judgement:
+    fields = record["match"] if counted else {**record["match"], "background_passages": 0}
     as_of = LogSequence.parse(fields["background_as_of"])
     need_id = need_id_of(text_digest(record["need"]))
     return Judgement(

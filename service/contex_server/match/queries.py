@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason
@@ -86,7 +87,7 @@ class MatchQueries:
             matcher.index_at(at_least) as (index, position),
         ):
             found = await self._engine.find(index, needs, scope.admits, registered=True)
-        matched = await self._matched(project, found)
+        matched = await self._matched(project, found, scope)
         if without_publisher:
             matched = await self._of_others(project, matched, without_publisher)
         return await self._result(project, matched, position, budget)
@@ -124,7 +125,8 @@ class MatchQueries:
         async with self.index_at(project, as_of) as (index, position):
             admits = EventFilter(data_keys=data_keys, scope=scope).admits_key
             found = await self._engine.find(index, needs, admits, registered=False)
-        return await self._result(project, await self._matched(project, found), position, budget)
+        matched = await self._matched(project, found, scope)
+        return await self._result(project, matched, position, budget)
 
     async def explain(
         self,
@@ -148,7 +150,7 @@ class MatchQueries:
             ContexError: DATA_KEY_NOT_FOUND, EVENT_NOT_FOUND, SEQUENCE_TRIMMED,
                 SEQUENCE_IN_FUTURE, TIME_IN_FUTURE.
         """
-        engine = self._engine
+        engine, admits = self._engine, None if scope.is_open else scope.admits
         async with self.index_at(project, as_of) as (index, position):
             is_known = need.filter is not None or index.data.digest_of(data_key) is not None
             place = sequence or (index.latest.get(data_key) if is_known else None)
@@ -164,7 +166,8 @@ class MatchQueries:
             if entry is None or event is None or not scope.admits(event.data_key):
                 raise _not_found(place, f"project {project!r} has no event {place}")
             if need.filter is not None:
-                return ExplainedMatch(entry, event, explain_filter(need, event, len(index.data)))
+                count = await index.worker.work(index.data.count, admits)
+                return ExplainedMatch(entry, event, explain_filter(need, event, count))
             if not event.text_digest:
                 kind = f"a {event.event_type!r} of the service"
                 raise _not_found(place, f"event {place} is {kind}, which is not matched")
@@ -173,7 +176,7 @@ class MatchQueries:
             if event.text_digest not in event_encodings:
                 raise _not_found(place, f"the text of event {place} is not there any more")
             explanation = await index.worker.work(
-                index.rule.explain,
+                partial(index.rule.explain, admits=admits),
                 index.data,
                 need,
                 encoding,
@@ -185,6 +188,8 @@ class MatchQueries:
             if index.latest.get(event.data_key) != event.sequence:
                 # The rank is that of the datum's latest event, which is another one.
                 explanation = replace(explanation, rank=0)
+            (match,) = counted_in(scope, (explanation.match,))
+            explanation = replace(explanation, match=match)
         return ExplainedMatch(entry, event, explanation)
 
     @asynccontextmanager
@@ -208,10 +213,10 @@ class MatchQueries:
         async with self._past.open(project, state, moment) as past:
             yield past.index, moment
 
-    async def _matched(self, project: str, found: Found) -> MatchedEvents:
+    async def _matched(self, project: str, found: Found, scope: Scope) -> MatchedEvents:
         """The latest events of the data that match; the index may go on meanwhile."""
         data = await self._engine.matched(project, found)
-        return [(datum.sequence, datum.matches) for datum in data]
+        return [(datum.sequence, counted_in(scope, datum.matches)) for datum in data]
 
     async def _result(
         self, project: str, matched: MatchedEvents, as_of: LogSequence, budget: ContextBudget
@@ -292,6 +297,14 @@ class MatchQueries:
         }
         counts = {event.sequence: size[0] for event, size in zip(events, sizes, strict=True)}
         return counts, hopeless
+
+
+def counted_in(scope: Scope, matches: tuple[Match, ...]) -> tuple[Match, ...]:
+    """Matches as one is told who sees a scope: not how many data the scores were measured against,
+    unless it sees them all."""
+    if scope.is_open:
+        return matches
+    return tuple(match._replace(background_passages=0) for match in matches)
 
 
 def _not_found(sequence: LogSequence, problem: str) -> ContexError:

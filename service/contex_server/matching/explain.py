@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from contex_server.matching.explanation import (
     Explanation,
     PassageScore,
     TermHit,
+    counted,
     decision,
     listed,
 )
@@ -34,10 +36,11 @@ def explain(
     event: Event,
     encoding: Encoding,
     description: Description,
+    admits: Callable[[str], bool] | None = None,
 ) -> Explanation:
     """Scores an event for a need as a delivery would, and breaks the score down.
 
-    `encoding` and `description` are the event's.
+    `encoding` and `description` are the event's; only data whose keys are admitted are counted.
     """
     background, scorer = data.background, data.scorer
     (baseline,) = background.baselines([need_encoding])
@@ -59,7 +62,7 @@ def explain(
     excluded = need.excludes(event.data_key)
     matched = match.score >= need.threshold and not excluded
     contributions = _contributions(scorer, measured, need.threshold)
-    rank = _rank(data, need_encoding, event, match.score)
+    rank = _rank(data, need_encoding, event, match.score, admits)
     return Explanation(
         match,
         matched,
@@ -68,7 +71,7 @@ def explain(
         terms,
         tuple(sorted(listing, key=lambda passage: -passage.score)),
         rank,
-        len(data),
+        data.count(admits),
     )
 
 
@@ -88,15 +91,21 @@ def _contributions(
     return tuple(found)
 
 
-def _rank(data: DataIndex, need: Encoding, event: Event, score: float) -> int:
-    """The rank of the event's datum among the project's data; 0 if its text is not there."""
+def _rank(
+    data: DataIndex,
+    need: Encoding,
+    event: Event,
+    score: float,
+    admits: Callable[[str], bool] | None,
+) -> int:
+    """The rank of the event's datum among those that are admitted; 0 if its text is not there."""
     text = data.text(event.text_digest)
     if text is None or event.data_key not in text.data_keys:
         return 0
     ranking = data.rank(need, score)
     better = ranking.serials[probability(ranking.measured.log_odds) > score]
     others = [serial for serial in better.tolist() if serial != text.serial]
-    return 1 + sum(len(data.data_keys(serial)) for serial in others)
+    return 1 + counted(map(data.data_keys, others), admits)
 
 
 def _term_hits(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -78,6 +78,11 @@ def decision(match: Match, event: Event, *, matched: bool, excluded: bool) -> st
     if matched:
         return f"{what} matches: {score} reaches the threshold {threshold}."
     return f"{what} does not match: {score} is below the threshold {threshold}."
+
+
+def counted(several: Iterable[set[str]], admits: Callable[[str], bool] | None) -> int:
+    """How many data of some texts are admitted; None: all."""
+    return sum(len(keys) if admits is None else sum(map(admits, keys)) for keys in several)
 
 
 def explain_filter(need: Need, event: Event, data_count: int) -> Explanation:

@@ -53,6 +53,7 @@ class Data(Protocol):
     def passages(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
+    def count(self, admits: Callable[[str], bool] | None) -> int: ...
     def digest_of(self, data_key: str) -> bytes | None: ...
     def text(self, digest: bytes) -> Text | None: ...
     def put(self, data_key: str, digest: bytes, encoding: Encoding) -> TextChange: ...
@@ -109,8 +110,12 @@ class Rule(Protocol):
         encoding: Encoding,
         description: Description,
         as_of: LogSequence,
+        admits: Callable[[str], bool] | None = None,
     ) -> Explanation:
-        """Scores an event for a need as a delivery would, and breaks the score down."""
+        """Scores an event for a need as a delivery would, and breaks the score down.
+
+        Only data whose keys are admitted are counted; None: all.
+        """
         ...
 
     def size_due(self, data: Data) -> int:
@@ -148,10 +153,12 @@ class AbsoluteRule:
         assert isinstance(data, DataIndex)
         return NeedIndex(data)
 
-    def explain(self, data: Data, *pair: Any) -> Explanation:
+    def explain(
+        self, data: Data, *pair: Any, admits: Callable[[str], bool] | None = None
+    ) -> Explanation:
         assert isinstance(data, DataIndex)
         *judged, _ = pair  # The background tells since when it holds.
-        return absolute.explain(data, *judged)
+        return absolute.explain(data, *[*judged, admits])
 
     def size_due(self, data: Data) -> int:
         assert isinstance(data, DataIndex)
@@ -189,9 +196,11 @@ class RelativeRule:
         assert isinstance(data, relative_data.DataIndex)
         return relative_needs.NeedIndex(data)
 
-    def explain(self, data: Data, *pair: Any) -> Explanation:
+    def explain(
+        self, data: Data, *pair: Any, admits: Callable[[str], bool] | None = None
+    ) -> Explanation:
         assert isinstance(data, relative_data.DataIndex)
-        return relative.explain(data, *pair)
+        return relative.explain(data, *[*pair, admits])
 
     def size_due(self, data: Data) -> int:
         return 0

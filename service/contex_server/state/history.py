@@ -103,6 +103,16 @@ class HistoryReader:
             at = part[-1].event.previous_sequence
             yield part
 
+    async def is_of(self, project: str, data_key: str, at: Sequence, scope: Scope) -> bool:
+        """Whether a history can go on at a sequence: the caller may see everything, or the key that
+        the event there has."""
+        if scope.is_open:
+            return True
+        (entry,) = await self.log.get(project, [at])
+        return scope.admits(data_key) and (
+            entry is None or event_codec.decode(entry).data_key == data_key
+        )
+
     async def page(
         self,
         project: str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from dataclasses import astuple, dataclass, replace
 from enum import IntEnum
@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 import orjson
 
+from contex_server.agents.visibility import Viewer
 from contex_server.kernel import event_codec
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Entry, EventFilter, Range, Sequence
 from contex_server.kernel.right_of_way import heavily
 from contex_server.log.agents import AgentRecord
-from contex_server.log.pages import check_readable, pages
+from contex_server.log.pages import Page, check_readable, pages
+from contex_server.log.port import READ_BYTES
 from contex_server.match.agent_codec import AgentDamaged, decode_agent
 from contex_server.projects.retention import Retention
 from contex_server.state.moments import rfc3339
@@ -28,6 +30,7 @@ from contex_server.transfer.parquet import ParquetWriter
 
 _PAGE_EVENTS = 2_000
 _AGENTS = 500
+_EVERYONE = Viewer()
 
 
 class ExportPart(IntEnum):
@@ -46,6 +49,8 @@ class ExportRequest:
         after: Only events after this sequence ...
         until: ... and up to this one, or to the end of the log.
         resume: The `ExportChunk.resume` to continue from; "" for a new export.
+        viewer: Who exports: the file has the agents that it sees. If there is more, it has no
+            vectors, which would tell of other data, and nothing is counted but what it has.
     """
 
     project: str
@@ -56,6 +61,12 @@ class ExportRequest:
     filter: EventFilter
     parts: frozenset[ExportPart]
     resume: str = ""
+    viewer: Viewer = _EVERYONE
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether who exports sees the whole project."""
+        return self.viewer.sees_all
 
 
 class ExportChunk(NamedTuple):
@@ -113,7 +124,7 @@ class Exporter:
             cut = min(request.until, bounds.tail)
             at = _Progress(str(cut), str(request.after), fingerprint=_fingerprint(request))
         cut, position = Sequence.parse(at.cut), Sequence.parse(at.position)
-        total = max(bounds.length, at.scanned)
+        total = max(bounds.length, at.scanned) if request.is_whole else 0
 
         def chunk(
             data: bytes, *, resumable: bool = True, summary: Summary | None = None
@@ -123,11 +134,12 @@ class Exporter:
             resume = ""
             if resumable and request.format is not FileFormat.PARQUET:
                 resume = orjson.dumps(astuple(at)).decode()
-            return ExportChunk(data, at.events, at.bytes, total, at.scanned, resume, summary)
+            of = max(total, at.scanned)
+            return ExportChunk(data, at.events, at.bytes, of, at.scanned, resume, summary)
 
         if not request.resume:
             model = ""
-            if ExportPart.VECTORS in request.parts:
+            if ExportPart.VECTORS in request.parts and request.is_whole:
                 model = await self.storage.store.match.model(project)
             partial = request.after > BEGINNING or not request.filter.is_open or bounds.trimmed
             manifest = Manifest(project, at.cut, rfc3339(bounds.now_ms), partial, model)
@@ -145,7 +157,7 @@ class Exporter:
         async for data in self._events(request, writer, at, Range(position, cut), resumed=resumed):
             yield chunk(data)
         if ExportPart.AGENTS in request.parts and not at.decided:
-            async for records in self._agents(project, cut, at):
+            async for records in self._agents(project, cut, at, request.viewer):
                 yield chunk(writer.agents(records), resumable=False)
         summary = Summary(at.cut, at.first, at.last, at.events, at.agents)
         async for data in self._parts(request, writer, cut, summary):
@@ -184,25 +196,23 @@ class Exporter:
         source = pages(
             self.storage.log, request.project, span, resumed=resumed, max_events=_PAGE_EVENTS
         )
-        async with aclosing(source):
-            async for page in source:
-                if not page.entries:
-                    continue
-                entries = page.entries
-                if not request.filter.is_open:
-                    entries = await heavily(_passing, request.filter, entries)
-                data = b""
+        parts = _parts_of(source, request.filter)
+        if not request.is_whole:
+            parts = _regrouped(parts)
+        async with aclosing(source), aclosing(parts):
+            async for part in parts:
+                data, entries = b"", part.entries
                 if entries:
                     data = await heavily(writer.events, entries)
                     at.first = at.first or entries[0].id.decode()
                     at.last = entries[-1].id.decode()
                     at.events += len(entries)
-                at.scanned += len(page.entries)
-                at.position = page.entries[-1].id.decode()
+                at.scanned += part.scanned
+                at.position = part.position.decode()
                 yield data
 
     async def _agents(
-        self, project: str, limit: Sequence, at: _Progress
+        self, project: str, limit: Sequence, at: _Progress, viewer: Viewer = _EVERYONE
     ) -> AsyncGenerator[list[AgentRecord], None]:
         """Registrations, with cursors up to a limit; counted in the progress.
 
@@ -213,7 +223,7 @@ class Exporter:
             after = records[-1].agent_id
             kept = [
                 AgentRecord(a.agent_id, a.record, min(a.cursor, limit))
-                for a in records
+                for a in viewer.shown(project, records)
                 if _is_agent(a.record)
             ]
             at.agents += len(kept)
@@ -224,7 +234,7 @@ class Exporter:
     ) -> AsyncGenerator[bytes, None]:
         """What goes with events and agents; counts vectors in the summary."""
         project = request.project
-        if ExportPart.VECTORS in request.parts:
+        if ExportPart.VECTORS in request.parts and request.is_whole:
             model = await self.storage.store.match.model(project)
             seen: set[bytes] = set()
             async for encodings in self.storage.store.match.all_vectors(project, model):
@@ -243,6 +253,40 @@ class Exporter:
             retention = await self.storage.store.projects.retention(project)
             if retention and Retention.is_readable(retention):
                 yield writer.settings(retention)
+
+
+class _Part(NamedTuple):
+    """Events of the file, and how many were read for them, up to a sequence."""
+
+    entries: list[Entry]
+    scanned: int
+    position: bytes
+
+
+async def _parts_of(
+    source: AsyncIterable[Page], event_filter: EventFilter
+) -> AsyncGenerator[_Part, None]:
+    async for page in source:
+        if page.entries:
+            entries = page.entries
+            if not event_filter.is_open:
+                entries = await heavily(_passing, event_filter, entries)
+            yield _Part(entries, len(page.entries), page.entries[-1].id)
+
+
+async def _regrouped(parts: AsyncIterable[_Part]) -> AsyncGenerator[_Part, None]:
+    """The same events in parts that depend on nothing else."""
+    held: list[Entry] = []
+    size_bytes = 0
+    async for part in parts:
+        for entry in part.entries:
+            held.append(entry)
+            size_bytes += len(entry.body)
+            if len(held) == _PAGE_EVENTS or size_bytes >= READ_BYTES:
+                yield _Part(held, len(held), held[-1].id)
+                held, size_bytes = [], 0
+    if held:
+        yield _Part(held, len(held), held[-1].id)
 
 
 def _passing(event_filter: EventFilter, entries: list[Entry]) -> list[Entry]:

@@ -10,6 +10,7 @@ from contex.v1 import agent_service_pb2 as pb
 from contex.v1 import event_pb2
 
 from contex_server.agents.registry import AgentSpec, Registration, Rights
+from contex_server.agents.visibility import Viewer, shown_to
 from contex_server.api.agents import messages
 from contex_server.api.groups.servicer import GroupServicer
 from contex_server.api.match import checks
@@ -19,6 +20,7 @@ from contex_server.api.shared.cursors import Token
 from contex_server.events.feed import Part
 from contex_server.events.stream import Message, stream
 from contex_server.inbox.progress import Passing
+from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import Checks, ContexError, event_not_found, invalid_field
@@ -57,6 +59,7 @@ class AgentServicer(GroupServicer):
             origin=call.origin,
             scope=call.scope,
             rights=self._rights(call),
+            viewer=Viewer.of(call),
         )
         return await answered(
             pb.RegisterAgentResponse,
@@ -99,6 +102,7 @@ class AgentServicer(GroupServicer):
             budget=budget,
             origin=call.origin,
             scope=call.scope,
+            viewer=Viewer.of(call),
         )
         return await answered(
             pb.UpdateAgentResponse,
@@ -116,9 +120,9 @@ class AgentServicer(GroupServicer):
         token = Token.AGENTS_PAGE
         with Checks() as check:
             size = check(fields.page_size, request.page_size, self._limits)
-            after = check(cursors.decode_text, token, call.project, request.page_token)
+            after = check(cursors.decode_text, token, call.realm, request.page_token)
         registry = self._rooms.agents.registry
-        page = await registry.page(call.project, after, size + 1)
+        page = await registry.page(call.project, after, size + 1, Viewer.of(call))
         response = pb.ListAgentsResponse()
         size_bytes = 0
         async for registered in sliced(page[:size]):
@@ -129,7 +133,7 @@ class AgentServicer(GroupServicer):
             response.agents.append(agent)
         if len(page) > len(response.agents):
             last = response.agents[-1].agent_id
-            response.next_page_token = cursors.encode_text(token, call.project, last)
+            response.next_page_token = cursors.encode_text(token, call.realm, last)
         listed = page[: len(response.agents)]
         progress = await registry.progress_of_all(call.project, listed)
         async for agent in sliced(response.agents):
@@ -150,13 +154,14 @@ class AgentServicer(GroupServicer):
             heartbeat_s = check(fields.heartbeat_s, request.heartbeat_interval_ms, self._settings)
             form = check(checks.context_format, request.context_format)
             start = check(ranges.inbox_start, request)
-        registered = await self._rooms.agents.registry.get(call.project, agent_id)
+        viewer = Viewer.of(call)
+        registered = await self._rooms.agents.registry.get(call.project, agent_id, viewer)
         agent, inbox = registered.agent, self._rooms.inbox
         inbox.deciders.hint(call.project)
         kept = await inbox.reader.kept_place(call.project, agent_id, registered.acknowledged)
-        position = await ranges.inbox_start_of(self._log, request, start, kept)
+        position = await ranges.inbox_start_of(self._log, request, start, kept, call.scope)
         record = self._rooms.agents.recorder.stream(
-            call.project, agent_id, call.origin, apart=request.conflate
+            call.project, agent_id, call.origin, apart=request.conflate or not viewer.sees_all
         )
         async with (
             self._rooms.agents.stream_contacts.stream(call.project, agent_id),
@@ -177,7 +182,7 @@ class AgentServicer(GroupServicer):
                 heartbeat_s=heartbeat_s,
                 settings=self._settings,
                 drain=self._drain,
-                scope=call.scope,
+                show=shown_to(viewer, agent),
             )
             room = batch_room(self._settings)
             await record.opened(event_of(position), position)
@@ -208,6 +213,12 @@ class AgentServicer(GroupServicer):
             if sum(sizes) > _INLINE_BYTES:
                 return await asyncio.to_thread(render)
         return render()
+
+    async def _check_event(self, call: Call, event: Sequence) -> None:
+        """Refuses an event that there is not, or that the caller may not see."""
+        (entry,) = await self._log.get(call.project, [event])
+        if entry is None or not event_codec.is_admitted(entry, call.scope):
+            raise event_not_found(call.project, event)
 
     async def acknowledge(
         self, request: pb.AcknowledgeRequest, call: Call
@@ -260,7 +271,7 @@ class AgentServicer(GroupServicer):
             moment,
             payloads=not request.omit_payloads,
             near_misses=near_misses,
-            scope=call.scope,
+            viewer=Viewer.of(call),
         )
         return await asyncio.to_thread(messages.context_message, context)
 
@@ -279,26 +290,22 @@ class AgentServicer(GroupServicer):
                         check.refuse(field, "must be unset where a sequence is given")
                 token = Token.RECEIVERS_PAGE
                 event = check(fields.sequence, request.sequence, "sequence")
-                last = check(cursors.decode_text, token, call.project, text)
+                last = check(cursors.decode_text, token, call.realm, text)
             elif of == "agent_id":
                 agent_id = check(fields.agent_id, request.agent_id)
-                position = (
-                    check(cursors.decode_position, token, call.project, text) if text else None
-                )
+                position = check(cursors.decode_position, token, call.realm, text) if text else None
             else:
                 check.refuse("of", "a sequence or an agent_id is required")
         journals, next_page_token = self._rooms.agents.journals, ""
         match of:
             case "sequence":
                 deliveries, next_id = await journals.recipients(
-                    call.project, event, last, size, call.scope
+                    call.project, event, last, size, Viewer.of(call)
                 )
                 if next_id:
-                    next_page_token = cursors.encode_text(token, call.project, next_id)
+                    next_page_token = cursors.encode_text(token, call.realm, next_id)
                 elif not deliveries and not last:
-                    (entry,) = await self._log.get(call.project, [event])
-                    if entry is None:
-                        raise event_not_found(call.project, event)
+                    await self._check_event(call, event)
             case "agent_id":
                 if position is not None:
                     span = span.rest(position)
@@ -306,7 +313,7 @@ class AgentServicer(GroupServicer):
                     call.project, agent_id, span, size, call.scope
                 )
                 if place:
-                    next_page_token = cursors.encode_position(token, call.project, place)
+                    next_page_token = cursors.encode_position(token, call.realm, place)
         return pb.ListDeliveriesResponse(
             deliveries=[messages.delivery_message(d) async for d in sliced(deliveries)],
             next_page_token=next_page_token,

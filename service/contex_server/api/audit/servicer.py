@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from contex.v1 import audit_service_pb2 as pb
 from contex.v1 import event_pb2
 
+from contex_server.agents.visibility import Viewer
 from contex_server.api.shared import fields
 from contex_server.api.shared.convert import convert
 from contex_server.api.shared.cursors import Token, decode_text, encode_text, invalid_token
@@ -47,7 +49,8 @@ class AuditServicer(Servicer):
             record_filter = check(_record_filter, request.filter, self._limits, call.scope)
             size = check(fields.page_size, request.page_size, self._limits)
             span = check(fields.span, request, order=request.order)
-            last = check(_last_read, token, call.project, request.page_token)
+            last = check(_last_read, token, call.realm, request.page_token)
+        record_filter = await self._seen(call, record_filter)
         response = pb.ListRecordsResponse()
         scanned = size_bytes = 0
         rows = self._rooms.audit.reader.read(call.project, span, record_filter, resume=last)
@@ -59,7 +62,7 @@ class AuditServicer(Servicer):
                     response.records and size_bytes > self._limits.page_bytes
                 )
                 if full or scanned == _SCANNED_ROWS:
-                    response.next_page_token = encode_text(token, call.project, str(last))
+                    response.next_page_token = encode_text(token, call.realm, str(last))
                     break
                 scanned += 1
                 last = row.id
@@ -72,6 +75,7 @@ class AuditServicer(Servicer):
             record_filter = check(_record_filter, request.filter, self._limits, call.scope)
             span = check(fields.span, request)
             file_format = check(fields.enum, request.format, pb.AuditFormat.DESCRIPTOR, "format")
+        record_filter = await self._seen(call, record_filter)
         make, piece_rows = _WRITERS[file_format]
         writer = await asyncio.to_thread(make)
         count = 0
@@ -98,6 +102,14 @@ class AuditServicer(Servicer):
         finally:
             self._audit.exported(call.project, call.origin, call.method, count)
 
+    async def _seen(self, call: Call, record_filter: AuditFilter) -> AuditFilter:
+        """The filter with the agents that the caller may see."""
+        viewer = Viewer.of(call)
+        if viewer.sees_all:
+            return record_filter
+        seen = await self._rooms.agents.registry.visible(call.project, viewer)
+        return replace(record_filter, seen=frozenset(seen))
+
 
 def _record_filter(message: pb.AuditFilter, limits: Limits, scope: Scope) -> AuditFilter:
     """A filter, which also keeps out what the caller may not see."""
@@ -116,9 +128,9 @@ def _action(value: pb.AuditAction.ValueType, field: str) -> AuditAction:
     return AuditAction(pb.AuditAction.Name(value).removeprefix("AUDIT_ACTION_"))
 
 
-def _last_read(token: Token, project: str, text: str) -> RecordId | None:
+def _last_read(token: Token, realm: str, text: str) -> RecordId | None:
     """The record to continue after; None: from the beginning of the range."""
-    last = decode_text(token, project, text)
+    last = decode_text(token, realm, text)
     try:
         return RecordId.parse(last) if text else None
     except ValueError:

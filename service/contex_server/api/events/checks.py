@@ -64,6 +64,7 @@ def publish(
         all_of(_checks(request, origin, limits))
         raise
     if not scope.is_open:
+        append.scope = scope
         _check_keys(append.events, scope)
     return append
 

@@ -17,7 +17,7 @@ from contex_server.kernel.byte_budget import Share
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
 from contex_server.kernel.drain import Drain
-from contex_server.kernel.errors import ContexError, Reason, shutting_down
+from contex_server.kernel.errors import ContexError, Reason, concealed, shutting_down
 from contex_server.kernel.model import Append, Appended, Durability, Lane
 from contex_server.kernel.right_of_way import RIGHT_OF_WAY
 
@@ -177,7 +177,8 @@ class _Pipeline:
                     # "Refused" promises that nothing was appended. The client resends what is
                     # unanswered, with the same request ids.
                     raise
-                outcome.refused.CopyFrom(_refusal_message(error))
+                told = error if self._call.scope.is_open else concealed(error)
+                outcome.refused.CopyFrom(_refusal_message(told))
                 self._refused(batch.project, error.reason)
                 code, reason = error.reason.code.name, error.reason.value
             self._call.count("Publish", code, reason, time.perf_counter() - started)

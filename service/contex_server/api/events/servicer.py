@@ -17,7 +17,7 @@ from contex_server.api.shared.cursors import Token, encode_position
 from contex_server.api.shared.servicer import Servicer
 from contex_server.events.feed import Delivery
 from contex_server.events.pace import Pace, PacedReplay, batches
-from contex_server.events.stream import Message, log_source, stream
+from contex_server.events.stream import Message, log_source, shown_in, stream
 from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks, Reason, event_not_found, shutting_down
@@ -66,8 +66,8 @@ class EventServicer(Servicer):
             event_filter = check(fields.event_filter, request.filter, self._limits, call.scope)
             size = check(fields.page_size, request.page_size, self._limits)
             span = check(fields.span, request, order=request.order)
-            position = check(ranges.resumed, request, token)
-        span = await ranges.remaining(self._log, request, span, position)
+            position = check(ranges.resumed, request, token, call.realm)
+        span = await ranges.remaining(self._log, request, span, position, call.scope)
         response = pb.ListEventsResponse()
         scanned = size_bytes = 0
         last: Entry | None = None
@@ -84,6 +84,8 @@ class EventServicer(Servicer):
                         place = event_codec.proven(last) if last else span.after
                         response.next_page_token = encode_position(token, call.project, place)
                         return response
+                    if not event_codec.is_admitted(entry, call.scope):
+                        continue
                     scanned += 1
                     last = entry
                     if _passes(event_filter, entry):
@@ -97,13 +99,15 @@ class EventServicer(Servicer):
         with Checks() as check:
             event_filter = check(fields.event_filter, request.filter, self._limits, call.scope)
             span = check(fields.span, request, order=request.order)
-            position = check(ranges.resumed, request, token)
+            position = check(ranges.resumed, request, token, call.realm)
             pace = check(checks.pace, request, self._limits)
-        span = await ranges.remaining(self._log, request, span, position)
+        span = await ranges.remaining(self._log, request, span, position, call.scope)
         count = 0
 
         async def send(kind: int, place: Sequence, entries: list[Entry]) -> None:
             nonlocal count
+            if not call.scope.is_open and not (entries and entries[-1].sequence == place):
+                place = Sequence(*place)  # It proves no event that is not sent.
             content = wire.batch_bytes(entries) if entries else b""
             await call.write(wire.response(call.project, kind, content, place, token))
             count += len(entries)
@@ -161,7 +165,7 @@ class EventServicer(Servicer):
             event_filter = check(fields.event_filter, request.filter, self._limits, call.scope)
             heartbeat_s = check(fields.heartbeat_s, request.heartbeat_interval_ms, self._settings)
             start = check(ranges.start, request)
-        position = end = await ranges.start_of(self._log, request, start)
+        position = end = await ranges.start_of(self._log, request, start, call.scope)
 
         async def select(entries: list[Entry]) -> list[Delivery]:
             return [Delivery(e.sequence, e) for e in await _passing(event_filter, entries)]
@@ -177,6 +181,7 @@ class EventServicer(Servicer):
                 heartbeat_s=heartbeat_s,
                 settings=self._settings,
                 drain=self._drain,
+                show=shown_in(call.scope),
             )
             try:
                 with room.presence.subscriber(call.project):

@@ -9,16 +9,20 @@ from contextlib import aclosing
 
 from contex.v1 import consumer_pb2 as pb
 
+from contex_server.agents.delivery_recorder import StreamRecorder
+from contex_server.agents.visibility import Gets, concealed
 from contex_server.api.groups import checks, messages
 from contex_server.api.shared.cursors import encode_consumed
+from contex_server.audit.writer import AuditWriter
 from contex_server.events.feed import Delivery
 from contex_server.groups.consumer import Blocked, Claim, Consumer
 from contex_server.groups.group import Group
-from contex_server.groups.room import GroupsRoom
+from contex_server.groups.room import GroupsRoom, is_for
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
 from contex_server.kernel.errors import ContexError, invalid_field, shutting_down
+from contex_server.kernel.inbox_ids import event_of
 
 
 class Session:
@@ -42,8 +46,13 @@ class Session:
         self._texts: dict[str, str] = {}
         self._messages = time.time_ns() // 1_000
         """The number of the last message: greater than those of earlier streams."""
+        self._gets: Gets | None = None
         self._left = False
         """The client has given back what it had, and ended its side."""
+
+    def withhold(self, gets: Gets, record: StreamRecorder, audit: AuditWriter) -> None:
+        """Sends only what the caller gets, and records that: the rest is settled unseen."""
+        self._gets, self._record, self._audit = gets, record, audit
 
     async def run(
         self, requests: AsyncIterator[pb.ConsumeRequest], heartbeat_s: float, drain: Drain
@@ -123,7 +132,7 @@ class Session:
                 await self._send(told)
             case Blocked():
                 agent_id = self._group.agent_id
-                worst = await self._room.store.blockers(project, agent_id, 1)
+                worst = await self._room.blockers(project, agent_id, 1, self._gets)
                 await self._call.write(messages.blocked(worst, self._cursor()))
             case None if consumer.is_finished:
                 pass
@@ -139,12 +148,16 @@ class Session:
         """Sends what the consumer was given, and still has."""
         consumer, group, project = self._consumer, self._group, self._call.project
         there = [claim for claim in claims if claim.id in consumer.claims]
+        if self._gets is not None:
+            there = self._without_withheld(self._gets, there)
         source = self._room.read(project, group.agent_id, there, self._texts)
         async with aclosing(source):
             async for page in source:
                 fitting: list[tuple[Claim, Delivery]] = []
                 others: list[Claim] = []
                 for claim, delivery in page:
+                    if self._gets is not None:
+                        delivery = concealed(delivery)
                     if others or not consumer.sized(claim, delivery.size):
                         others.append(claim)
                     else:
@@ -154,7 +167,22 @@ class Session:
                     # Some may have been given back while those before were sent.
                     left = [each for each in part if each[0].id in consumer.claims]
                     if left:
+                        if self._gets is not None:
+                            await self._record.sending([claim.place for claim, _ in left])
                         cursor = self._cursor()
                         for claim, _ in left:
                             claim.message = self._messages
                         await self._call.write(messages.deliveries(left, cursor))
+
+    def _without_withheld(self, gets: Gets, claims: list[Claim]) -> list[Claim]:
+        """What the caller gets of some claims; settles the others."""
+        shown, hidden = list[Claim](), list[Claim]()
+        for claim in claims:
+            (shown if is_for(gets, claim.claimed.entry) else hidden).append(claim)
+        if hidden:
+            self._group.withhold(self._consumer, hidden)
+            call, last = self._call, event_of(hidden[-1].place)
+            self._audit.withheld(
+                call.project, call.origin, call.method, self._group.agent_id, last, len(hidden)
+            )
+        return shown

@@ -8,6 +8,7 @@ from contex.v1 import match_service_pb2 as pb
 
 from contex_server.agents.needs import NeedReference
 from contex_server.agents.registry import NeedSpec, with_defaults
+from contex_server.agents.visibility import Viewer, visible_among
 from contex_server.api.match import checks, messages
 from contex_server.api.shared import fields
 from contex_server.api.shared.ranges import log_range
@@ -16,6 +17,7 @@ from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks, invalid_field
 from contex_server.kernel.model import Need, Sequence
 from contex_server.match.backtest import BacktestQuery
+from contex_server.match.feedback import Sees
 from contex_server.state.moments import MomentQuery, resolve_moment
 
 
@@ -97,7 +99,7 @@ class MatchServicer(Servicer):
             judged,
             reference.index,
             await self._rooms.agents.needs.get(
-                call.project, reference, event=judged, as_of=None, scope=call.scope
+                call.project, reference, event=judged, as_of=None, viewer=Viewer.of(call)
             ),
             useful=request.useful,
             comment=comment,
@@ -111,7 +113,9 @@ class MatchServicer(Servicer):
         span, _ = await log_range(self._log, request, fields.span(request))
         count = 0
         try:
-            pages = self._rooms.match.feedback.export(call.project, span, call.scope)
+            pages = self._rooms.match.feedback.export(
+                call.project, span, call.scope, self._sees(call)
+            )
             async with aclosing(pages):
                 async for page in pages:
                     for judgement in page:
@@ -150,6 +154,13 @@ class MatchServicer(Servicer):
         if matcher is not None and matcher.data_total:
             response.data_total = max(matcher.data_total, response.data_indexed)
         return response
+
+    def _sees(self, call: Call) -> Sees | None:
+        """Tells which of some agents the caller sees; None: all that there are, and were."""
+        viewer, agents = Viewer.of(call), self._rooms.storage.store.agents
+        if viewer.sees_all:
+            return None
+        return lambda agent_ids: visible_among(agents, call.project, agent_ids, viewer)
 
     def _needs(
         self, specs: tuple[NeedSpec, ...], threshold: float | None, maximum: int
@@ -192,7 +203,7 @@ class MatchServicer(Servicer):
                 asked,
                 event=event,
                 as_of=as_of,
-                scope=call.scope,
+                viewer=Viewer.of(call),
             )
             if threshold is None:
                 return need

@@ -30,13 +30,16 @@ class ProjectServicer(Servicer):
     ) -> pb.ListProjectsResponse:
         with Checks() as check:
             size = check(fields.page_size, request.page_size, self._limits)
-            after = check(cursors.decode_text, Token.PROJECTS_PAGE, "", request.page_token)
+            after = check(cursors.decode_text, Token.PROJECTS_PAGE, call.realm, request.page_token)
             fits = check(checks.project_filter, request.name)
         names = await self._rooms.storage.store.projects.names(after, fits, size + 1)
-        summaries = await asyncio.gather(*map(self._summary, names[:size]))
+        summary = self._summary if call.scope.is_open else self._name
+        summaries = await asyncio.gather(*map(summary, names[:size]))
         response = pb.ListProjectsResponse(projects=filter(None, summaries))
         if len(names) > size:
-            response.next_page_token = cursors.encode_text(Token.PROJECTS_PAGE, "", names[size - 1])
+            response.next_page_token = cursors.encode_text(
+                Token.PROJECTS_PAGE, call.realm, names[size - 1]
+            )
         return response
 
     async def _summary(self, project: str) -> pb.ProjectSummary | None:
@@ -55,9 +58,19 @@ class ProjectServicer(Servicer):
             )
         return pb.ProjectSummary(project=project)
 
+    async def _name(self, project: str) -> pb.ProjectSummary | None:
+        """What a list tells of a project of which the caller does not see everything."""
+        with self._unlisted.isolated(project):
+            bounds = await self._log.bounds(project)
+            return pb.ProjectSummary(project=project) if bounds.exists else None
+        return pb.ProjectSummary(project=project)
+
     async def get_project(self, request: pb.GetProjectRequest, call: Call) -> pb.GetProjectResponse:
         project, store = call.project, self._rooms.storage.store
         exists = (await self._log.bounds(project)).exists
+        if not call.scope.is_open:
+            retention = await self._retention(project)
+            return pb.GetProjectResponse(project=project, exists=exists, retention=retention)
         deletion = await store.projects.deletion(project)
         return pb.GetProjectResponse(
             project=project,

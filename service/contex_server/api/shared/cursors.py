@@ -1,10 +1,13 @@
 """Cursors and page tokens: opaque outside, checked inside. See docs/adr/0002.
 
-Layout, base64url without padding: 1 byte kind, 4 bytes CRC-32 over the project, the kind
+Layout, base64url without padding: 1 byte kind, 4 bytes CRC-32 over the realm, the kind
 and the content, then the content: a position as two big-endian 64-bit integers and the proof of
 the event that stands there, a text, or several such integers and a text.
-The checksum finds damage and mix-ups between projects. It is no protection against forgery,
-and need not be: a cursor grants nothing. What can't be decoded is refused with CURSOR_INVALID.
+The realm of a stream's cursor is the project. That of a page token is `Call.realm`: who sees only a
+part of the project has tokens of that part. See docs/adr/0034.
+The checksum finds damage and mix-ups between realms. It is no protection against forgery,
+and need not be: a token grants nothing, as what is read from there on is checked anew. What can't
+be decoded is refused with CURSOR_INVALID.
 """
 
 from __future__ import annotations
@@ -55,19 +58,19 @@ class Token(IntEnum):
     BINDINGS_PAGE = 19
 
 
-def encode_position(token: Token, project: str, position: Sequence) -> str:
+def encode_position(token: Token, realm: str, position: Sequence) -> str:
     """A token for a position in the project's log.
 
     With the proof of the event there: zeros if none is known to be there, left out if it is not
     known which one is there.
     """
     proof = position.proof if isinstance(position, Proven) else _NO_EVENT
-    return _encode(token, project, _POSITION.pack(position.ms, position.n) + proof)
+    return _encode(token, realm, _POSITION.pack(position.ms, position.n) + proof)
 
 
-def decode_position(token: Token, project: str, text: str, field: str = "page_token") -> Sequence:
+def decode_position(token: Token, realm: str, text: str, field: str = "page_token") -> Sequence:
     """Reads what `encode_position` wrote, also what was written before tokens had proofs."""
-    content = _content(token, project, text, field)
+    content = _content(token, realm, text, field)
     if len(content) not in (_POSITION.size, _POSITION.size + PROOF_BYTES):
         raise invalid_token(field)
     position, proof = Sequence(*_POSITION.unpack_from(content)), content[_POSITION.size :]
@@ -118,63 +121,63 @@ def decode_consumed(project: str, text: str, field: str) -> int:
     return message
 
 
-def encode_text(token: Token, project: str, value: str) -> str:
+def encode_text(token: Token, realm: str, value: str) -> str:
     """A token that carries a text."""
-    return _encode(token, project, value.encode())
+    return _encode(token, realm, value.encode())
 
 
-def decode_text(token: Token, project: str, text: str, field: str = "page_token") -> str:
+def decode_text(token: Token, realm: str, text: str, field: str = "page_token") -> str:
     """Reads what `encode_text` wrote; "" if there is no token."""
-    return decode_place(token, project, text, field, 0)[1] if text else ""
+    return decode_place(token, realm, text, field, 0)[1] if text else ""
 
 
-def encode_place(token: Token, project: str, numbers: tuple[int, ...], value: str = "") -> str:
+def encode_place(token: Token, realm: str, numbers: tuple[int, ...], value: str = "") -> str:
     """A token that carries numbers, of 64 bits each, and a text."""
-    return _encode(token, project, struct.pack(f">{len(numbers)}Q", *numbers) + value.encode())
+    return _encode(token, realm, struct.pack(f">{len(numbers)}Q", *numbers) + value.encode())
 
 
 _ALPHABET = frozenset(f"{string.ascii_letters}{string.digits}-_")
 
 
 def decode_place(
-    token: Token, project: str, text: str, field: str, count: int
+    token: Token, realm: str, text: str, field: str, count: int
 ) -> tuple[tuple[int, ...], str]:
     """Reads what `encode_place` wrote with `count` numbers."""
-    content = _content(token, project, text, field)
+    content = _content(token, realm, text, field)
     try:
         return struct.unpack_from(f">{count}Q", content), content[8 * count :].decode()
     except (struct.error, UnicodeError) as error:
         raise invalid_token(field) from error
 
 
-def _content(token: Token, project: str, text: str, field: str) -> bytes:
+def _content(token: Token, realm: str, text: str, field: str) -> bytes:
     try:
         if not _ALPHABET.issuperset(text):  # b64decode takes "/" for "_", too.
             raise invalid_token(field)
         raw = base64.b64decode(text.encode() + b"=" * (-len(text) % 4), b"-_", validate=True)
         kind, checksum = _HEAD.unpack_from(raw)
         content = raw[_HEAD.size :]
-        if kind == token and zlib.crc32(content, _checksum_start(token, project)) == checksum:
+        if kind == token and zlib.crc32(content, _checksum_start(token, realm)) == checksum:
             return content
     except (binascii.Error, struct.error, UnicodeError) as error:
         raise invalid_token(field) from error
     raise invalid_token(field)
 
 
-def page_token(token: Token, request: Listing, numbers: tuple[int, ...], last: str = "") -> str:
+def page_token(
+    token: Token, realm: str, request: Listing, numbers: tuple[int, ...], last: str = ""
+) -> str:
     """A token that carries some numbers, and the key to continue after."""
-    return encode_place(token, request.project, (fingerprint(request), *numbers), last)
+    return encode_place(token, realm, (fingerprint(request), *numbers), last)
 
 
 def read_page_token(
-    token: Token, request: Listing, count: int
+    token: Token, realm: str, request: Listing, count: int
 ) -> tuple[tuple[int, ...], str] | None:
     """Reads what `page_token` wrote with `count` numbers for the same request; None: no token."""
     if not request.page_token:
         return None
-    numbers, last = decode_place(
-        token, request.project, request.page_token, "page_token", count + 1
-    )
+    numbers, last = decode_place(token, realm, request.page_token, "page_token", count + 1)
     if numbers[0] != fingerprint(request):
         raise invalid_token("page_token")
     return numbers[1:], last
@@ -191,15 +194,15 @@ def fingerprint(request: Listing) -> int:
 
 def invalid_token(field: str) -> ContexError:
     """The refusal of a token that is damaged, or does not belong to this call."""
-    problem = f"{field}: damaged, or made for another project or call"
+    problem = f"{field}: damaged, or made for another project or call, or with other rights"
     return ContexError(Reason.CURSOR_INVALID, problem, field=field)
 
 
 @lru_cache(maxsize=1_024)
-def _checksum_start(token: Token, project: str) -> int:
-    return zlib.crc32(bytes([token]) + project.encode() + b"\0")
+def _checksum_start(token: Token, realm: str) -> int:
+    return zlib.crc32(bytes([token]) + realm.encode() + b"\0")
 
 
-def _encode(token: Token, project: str, rest: bytes) -> str:
-    head = _HEAD.pack(token, zlib.crc32(rest, _checksum_start(token, project)))
+def _encode(token: Token, realm: str, rest: bytes) -> str:
+    head = _HEAD.pack(token, zlib.crc32(rest, _checksum_start(token, realm)))
     return base64.urlsafe_b64encode(head + rest).rstrip(b"=").decode()

@@ -13,6 +13,7 @@ from contex_server.api.shared.cursors import Token, decode_inbox, decode_positio
 from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.inbox_ids import LAST_N, event_of, inbox_id, last_place
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Range, Sequence
+from contex_server.kernel.scope import Scope
 from contex_server.log.pages import check_readable, check_same_log
 from contex_server.log.port import Bounds, EventLog
 
@@ -33,21 +34,26 @@ def _is_time(request: RangeLike) -> bool:
     return request.since.WhichOneof("at") != "sequence"
 
 
-def resumed(request: PagedLike, token: Token) -> Sequence | None:
+def resumed(request: PagedLike, token: Token, realm: str) -> Sequence | None:
     """The position of a request's token; None if it has none."""
-    field = "cursor" if isinstance(request, event_pb.ReplayRequest) else "page_token"
+    if isinstance(request, event_pb.ReplayRequest):
+        field, realm = "cursor", request.project
+    else:
+        field = "page_token"
     text = getattr(request, field)
-    return decode_position(token, request.project, text, field) if text else None
+    return decode_position(token, realm, text, field) if text else None
 
 
 async def remaining(
-    log: EventLog, request: PagedLike, span: Range, position: Sequence | None
+    log: EventLog, request: PagedLike, span: Range, position: Sequence | None, scope: Scope
 ) -> Range:
     """What is left of the range after the position of a token; forwards it must have no gap."""
     span, bounds = await log_range(log, request, span)
     if position is None:
         return span
-    await check_same_log(log, request.project, bounds, position, readable=not span.backwards)
+    await check_same_log(
+        log, request.project, bounds, position, readable=not span.backwards, scope=scope
+    )
     return span.rest(position)
 
 
@@ -74,7 +80,11 @@ def inbox_start(request: agent_pb.ListenRequest) -> Sequence | None:
 
 
 async def inbox_start_of(
-    log: EventLog, request: agent_pb.ListenRequest, place: Sequence | None, default: Sequence
+    log: EventLog,
+    request: agent_pb.ListenRequest,
+    place: Sequence | None,
+    default: Sequence,
+    scope: Scope,
 ) -> Sequence:
     """The place after which a stream of an inbox begins: what `inbox_start` returned, the
     request's edge, or `default`.
@@ -92,7 +102,7 @@ async def inbox_start_of(
         position.n >= LAST_N if request.cursor else request.HasField("from_time")
     ):
         return place
-    await check_same_log(log, request.project, bounds, position, readable=False)
+    await check_same_log(log, request.project, bounds, position, readable=False, scope=scope)
     return place
 
 
@@ -112,7 +122,10 @@ def seek_position(request: consumer_pb.SeekConsumerGroupRequest) -> Sequence | N
 
 
 async def seek_place(
-    log: EventLog, request: consumer_pb.SeekConsumerGroupRequest, place: Sequence | None
+    log: EventLog,
+    request: consumer_pb.SeekConsumerGroupRequest,
+    place: Sequence | None,
+    scope: Scope,
 ) -> Sequence:
     """The place that is sought: what `seek_position` returned, or the request's edge."""
     bounds = await log.bounds(request.project)
@@ -121,24 +134,25 @@ async def seek_place(
     position = event_of(place)
     if request.HasField("from_time"):
         return min(place, last_place(bounds.tail))
-    await check_same_log(log, request.project, bounds, position, readable=False)
+    await check_same_log(log, request.project, bounds, position, readable=False, scope=scope)
     return place
 
 
 async def start_of(
-    log: EventLog, request: StreamLike, position: Sequence | None, default: Sequence = BEGINNING
+    log: EventLog, request: StreamLike, position: Sequence | None, scope: Scope
 ) -> Sequence:
-    """The position after which a stream begins: what `start` returned, its edge, or `default`."""
+    """The position after which a stream begins: what `start` returned, its edge, or the
+    beginning."""
     bounds = await log.bounds(request.project)
     if position is None:
         if request.WhichOneof("start") == "edge":
             return bounds.tail if request.edge == event.EDGE_END else BEGINNING
-        position = default
+        position = BEGINNING
     elif position > bounds.tail and (
         position.n == END_OF_TIME.n if request.cursor else request.HasField("from_time")
     ):
         # The place before an instant, by itself or in the cursor of a stream that started there:
         # nothing has been published since, or the instant is still to come.
         return position
-    await check_same_log(log, request.project, bounds, position)
+    await check_same_log(log, request.project, bounds, position, scope=scope)
     return position

@@ -41,7 +41,7 @@ class StateServicer(Servicer):
             whole = check(_is_whole, request.view)
             size = check(fields.page_size, request.page_size, self._limits)
             as_of = check(fields.optional_moment, request)
-            page = check(read_page_token, Token.STATE_PAGE, request, 4)
+            page = check(read_page_token, Token.STATE_PAGE, call.realm, request, 4)
         if page is not None:
             (*numbers, count), after = page
             moment, state = await self._again(call, numbers)
@@ -65,7 +65,11 @@ class StateServicer(Servicer):
                 messages.fill_datum(response.data.add(), datum, omit_payload=omit)
         if len(response.data) < len(keys):
             response.next_page_token = page_token(
-                Token.STATE_PAGE, request, (*_numbers(moment), count), response.data[-1].data_key
+                Token.STATE_PAGE,
+                call.realm,
+                request,
+                (*_numbers(moment), count),
+                response.data[-1].data_key,
             )
         return response
 
@@ -115,7 +119,7 @@ class StateServicer(Servicer):
             size = check(fields.page_size, request.page_size, self._limits)
             base_query = check(fields.moment, request.base, "base")
             target_query = check(fields.optional_moment, request, "target")
-            token = check(read_page_token, Token.DIFF_PAGE, request, 6)
+            token = check(read_page_token, Token.DIFF_PAGE, call.realm, request, 6)
         after = ""
         if token is not None:
             numbers, after = token
@@ -149,6 +153,7 @@ class StateServicer(Servicer):
         if len(response.changes) < len(page):
             response.next_page_token = page_token(
                 Token.DIFF_PAGE,
+                call.realm,
                 request,
                 (*_numbers(base_moment), *_numbers(target_moment)),
                 response.changes[-1].data_key,
@@ -160,10 +165,12 @@ class StateServicer(Servicer):
             data_key = check(fields.data_key, request.data_key)
             size = check(fields.page_size, request.page_size, self._limits)
             as_of = check(fields.optional_moment, request)
-            token = check(read_page_token, Token.HISTORY_PAGE, request, 5)
+            token = check(read_page_token, Token.HISTORY_PAGE, call.realm, request, 5)
         if token is not None:
             numbers, _ = token
             moment, start = _moment(numbers[:3]), Sequence(*numbers[3:])
+            if not await self._rooms.state.history.is_of(call.project, data_key, start, call.scope):
+                raise invalid_token("page_token")
         else:
             moment = await resolve_moment(self._log, call.project, as_of)
             start = (await self._key_at(call, data_key, moment)).sequence
@@ -184,7 +191,7 @@ class StateServicer(Servicer):
             )
         if page.next is not None:
             numbers = (*_numbers(moment), *page.next)
-            response.next_page_token = page_token(Token.HISTORY_PAGE, request, numbers)
+            response.next_page_token = page_token(Token.HISTORY_PAGE, call.realm, request, numbers)
         return response
 
     async def get_revision(

@@ -7,12 +7,14 @@ from typing import Any
 import orjson
 from contex.v1 import transfer_service_pb2 as pb
 
+from contex_server.agents.visibility import Viewer
 from contex_server.api.shared import fields
 from contex_server.api.shared.cursors import Token, decode_text
+from contex_server.kernel.call import Call
 from contex_server.kernel.config import Limits
 from contex_server.kernel.errors import Checks, invalid_field
 from contex_server.kernel.model import EventFilter
-from contex_server.kernel.scope import EVERYTHING, Scope
+from contex_server.kernel.scope import EVERYTHING
 from contex_server.transfer.exporter import ExportPart, ExportRequest
 from contex_server.transfer.items import FileFormat
 from contex_server.transfer.redaction import KeyMapping, Redaction, RedactionAction
@@ -24,7 +26,7 @@ _REPLACEMENT_BYTES = 4_096
 _COMPRESSIBLE = (FileFormat.JSON_LINES, FileFormat.CLOUD_EVENTS)
 
 
-def export(request: pb.ExportProjectRequest, limits: Limits, scope: Scope) -> ExportRequest:
+def export(request: pb.ExportProjectRequest, limits: Limits, call: Call) -> ExportRequest:
     token, parts = Token.EXPORT, pb.ExportPart.DESCRIPTOR
     with Checks() as check:
         file_format = check(_format, request.format, "format") or FileFormat.NATIVE
@@ -40,8 +42,8 @@ def export(request: pb.ExportProjectRequest, limits: Limits, scope: Scope) -> Ex
         if request.resume_token and file_format is FileFormat.PARQUET:
             check.refuse("resume_token", "a Parquet export can't be resumed")
         span = check(fields.span, request)
-        event_filter = check(fields.event_filter, request.filter, limits, scope)
-        place = check(decode_text, token, request.project, request.resume_token, "resume_token")
+        event_filter = check(fields.event_filter, request.filter, limits, call.scope)
+        place = check(decode_text, token, call.realm, request.resume_token, "resume_token")
     return ExportRequest(
         request.project,
         file_format,
@@ -51,6 +53,7 @@ def export(request: pb.ExportProjectRequest, limits: Limits, scope: Scope) -> Ex
         event_filter,
         frozenset(map(ExportPart, request.include)),
         place,
+        Viewer.of(call),
     )
 
 

@@ -13,7 +13,7 @@ MESSAGE_BYTES = 1024 * 1024
 """Bytes of a file in one message, of an export or an import."""
 
 
-def export_messages(project: str, piece: ExportChunk) -> list[pb.ExportProjectResponse]:
+def export_messages(realm: str, piece: ExportChunk) -> list[pb.ExportProjectResponse]:
     """A piece of the file, cut into messages; the last one says how far the export is."""
     messages, data, summary = [], piece.data, piece.summary
     for start in range(0, len(data) or 1, MESSAGE_BYTES):
@@ -29,7 +29,7 @@ def export_messages(project: str, piece: ExportChunk) -> list[pb.ExportProjectRe
         )
     last = messages[-1]
     if piece.resume:
-        last.resume_token = encode_text(Token.EXPORT, project, piece.resume)
+        last.resume_token = encode_text(Token.EXPORT, realm, piece.resume)
     if summary is not None:
         last.summary.CopyFrom(
             pb.ExportSummary(

@@ -17,13 +17,13 @@ class TransferServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["TransferService"]
 
     async def export_project(self, request: pb.ExportProjectRequest, call: Call) -> None:
-        query = checks.export(request, self._limits, call.scope)
+        query = checks.export(request, self._limits, call)
         events = 0
         try:
             async with aclosing(self._rooms.transfer.exporter.export(query)) as pieces:
                 async for piece in pieces:
                     events = piece.events
-                    for message in messages.export_messages(query.project, piece):
+                    for message in messages.export_messages(call.realm, piece):
                         await call.write(message.SerializeToString())
         finally:
             self._audit.exported(query.project, call.origin, call.method, events)

@@ -115,6 +115,10 @@ class DataIndex:
         """The text with this digest, if a datum has it."""
         return self._texts.get(digest)
 
+    def count(self, admits: Callable[[str], bool] | None) -> int:
+        """How many data there are whose keys are admitted; None: all."""
+        return len(self) if admits is None else sum(map(admits, self._digests))
+
     def data_keys(self, serial: int) -> set[str]:
         """The data that have a text; empty if there is no such text."""
         text = self._by_serial.get(serial)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from contex_server.kernel.model import Event, Match, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.matching.describe import Description
 from contex_server.matching.encoding import Encoding
-from contex_server.matching.explanation import Explanation, PassageScore, TermHit, decision, listed
+from contex_server.matching.explanation import (
+    Explanation,
+    PassageScore,
+    TermHit,
+    counted,
+    decision,
+    listed,
+)
 from contex_server.matching.relative.data_index import DataIndex, lexical_of
 from contex_server.matching.relative.score import RIVALS, Floats
 from contex_server.matching.terms import Word, words_of
@@ -22,10 +31,12 @@ def explain(
     encoding: Encoding,
     description: Description,
     as_of: LogSequence,
+    admits: Callable[[str], bool] | None = None,
 ) -> Explanation:
     """Scores an event for a need as a delivery would, and breaks the score down.
 
-    `encoding` and `description` are the event's; the data are as of `as_of`.
+    `encoding` and `description` are the event's; the data are as of `as_of`, and those whose keys
+    are admitted are counted.
     """
     background, scorer, crowd = data.background, data.scorer, data.crowd
     (baseline,) = background.baselines([need_encoding])
@@ -67,16 +78,17 @@ def explain(
         # If FAISS is approximate, the text may be missing in the ranking.
         own = all_scores[ranking.serials == text.serial]
         better = ranking.serials[all_scores > (own[0] if len(own) else match.score)]
-        rank = 1 + sum(len(data.data_keys(serial)) for serial in better.tolist())
+        rank = 1 + counted(map(data.data_keys, better.tolist()), admits)
+    count = data.count(admits)
     return Explanation(
         match,
         matched,
-        _verdict(match, matched, excluded, terms, event, rank, len(data)),
+        _verdict(match, matched, excluded, terms, event, rank, count),
         tuple(scorer.contributions(*parts)),
         terms,
         tuple(sorted(passages, key=lambda passage: -passage.score)),
         rank,
-        len(data),
+        count,
     )
 
 
