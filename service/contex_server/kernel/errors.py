@@ -245,9 +245,12 @@ def permission_denied(method: str, project: str, identity: str) -> ContexError:
 
 
 def concealed(error: ContexError) -> ContexError:
-    """An error as one is told who does not see the whole project: without where its log begins and
-    ends."""
-    if (problem := _CONCEALED.get(error.reason)) is None:
+    """An error as one is told who does not see the whole project: without where its log begins,
+    and where it ends by now."""
+    problem = _CONCEALED.get(error.reason)
+    if error.reason is Reason.DATA_KEY_NOT_FOUND:
+        problem = f"there is no datum {error.metadata['data_key']!r}"
+    if problem is None:
         return error
     told = {k: v for k, v in error.metadata.items() if k not in _PLACES}
     return ContexError(
