@@ -1,7 +1,7 @@
 """What rights cost: a server that asks callers who they are, beside one that does not.
 
-The publisher and the subscribers have a key with grants for some data keys alone, so that each event
-is compared with them. And what TLS costs a stream.
+The publisher and the subscribers have a key with grants for some data keys alone, so that each
+event is compared with them. And what TLS costs a stream.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 from contex_server.agents.registry import AgentRegistry, Rights
+from contex_server.agents.visibility import Viewer
 from contex_server.inbox.decider import ProjectDecider
 from contex_server.inbox.deciders import Deciders
 from contex_server.kernel import globs
@@ -76,7 +77,7 @@ class AgentRights:
             return rights if reassign or not agent.identity else None
 
         count, after = 0, ""
-        while page := await self._registry.page(project, after, _PAGE):
+        while page := await self._registry.page(project, after, _PAGE, Viewer()):
             for registered in page:
                 agent_id = registered.agent.agent_id
                 if globs.match(frozenset({glob}), agent_id):

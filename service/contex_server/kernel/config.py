@@ -359,7 +359,7 @@ class Settings(BaseSettings):
             )
         if not self.insecure and not self.access and not _is_loopback(self.host):
             raise ValueError(
-                f"host {self.host!r} is reachable from other machines, where anybody may do anything "
+                f"host {self.host!r} is reachable from other machines, where anybody may do all "
                 "without access: leave --no-access out, or pass --insecure"
             )
         return self
