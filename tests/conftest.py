@@ -18,6 +18,7 @@ from contex_server.kernel.config import Settings
 from contex_server.log.embedded import EmbeddedValkey
 from contex_server.matching.embedders.minilm import MiniLM
 from contex_server.matching.embedders.port import Embedder, Role, Vector
+from contex_server.quota.limits import LimitsOf
 from contex_server.server import Server
 from hypothesis import settings
 from redis.asyncio import Redis
@@ -143,6 +144,7 @@ async def start_server(
         *,
         embedder: Embedder | None = None,
         previous: tuple[Embedder, ...] = (),
+        limits: LimitsOf | None = None,
         **settings: Any,
     ) -> Server:
         if embedder is not None and embedder.model_id.startswith("words"):
@@ -151,7 +153,9 @@ async def start_server(
             settings.setdefault("match_threshold", 0.02)
         settings.setdefault("data_dir", tmp_path)
         chosen = Settings(**{"port": 0, "shutdown_grace_s": 1.0, **settings})
-        server = await Server.start(chosen, url, embedder=embedder or minilm, previous=previous)
+        server = await Server.start(
+            chosen, url, embedder=embedder or minilm, previous=previous, limits=limits
+        )
         servers.append(server)
         return server
 

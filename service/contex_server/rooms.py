@@ -18,6 +18,9 @@ from contex_server.matching.embedders.port import Embedder
 from contex_server.matching.embeddings import Embeddings
 from contex_server.matching.models import open_models
 from contex_server.projects.room import ProjectsRoom, open_projects
+from contex_server.quota.limits import LimitsOf
+from contex_server.quota.room import QuotaRoom, open_quota
+from contex_server.quota.tenants import DirectoryLimits
 from contex_server.state.room import StateRoom, open_state
 from contex_server.tiers.storage import Storage, open_storage
 from contex_server.transfer.room import TransferRoom, open_transfer
@@ -37,6 +40,7 @@ class Rooms:
     groups: GroupsRoom
     audit: AuditRoom
     projects: ProjectsRoom
+    quota: QuotaRoom
     transfer: TransferRoom
 
 
@@ -44,8 +48,9 @@ async def open_rooms(
     settings: Settings,
     store_url: str,
     stack: AsyncExitStack,
-    embedder: Embedder | None = None,
-    previous: tuple[Embedder, ...] = (),
+    embedder: Embedder | None,
+    previous: tuple[Embedder, ...],
+    limits: LimitsOf | None,
 ) -> Rooms:
     """Builds every room. The stack closes them, the last one first and the store at the end.
 
@@ -78,7 +83,21 @@ async def open_rooms(
     projects = await open_projects(
         settings, storage, embeddings, state.reader, inbox.reader, growth, stack
     )
-    transfer = open_transfer(storage, events.publisher, projects, growth, models, settings.limits)
+    quota = open_quota(storage, limits or DirectoryLimits(access.directory), stack)
+    transfer = open_transfer(
+        storage, events.publisher, projects, growth, models, settings.limits, quota.keeper
+    )
     return Rooms(
-        storage, access, events, state, match, inbox, agents, groups, audit, projects, transfer
+        storage,
+        access,
+        events,
+        state,
+        match,
+        inbox,
+        agents,
+        groups,
+        audit,
+        projects,
+        quota,
+        transfer,
     )

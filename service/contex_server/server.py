@@ -28,6 +28,7 @@ from contex_server.edge.chain import Calls, links, require_agent, require_projec
 from contex_server.edge.grpc import handlers
 from contex_server.edge.intake import Intake
 from contex_server.edge.metrics import CallCounts, CallMetrics
+from contex_server.edge.quota import QuotaLink
 from contex_server.edge.reflection import add_reflection
 from contex_server.edge.tls import Tls
 from contex_server.kernel.config import Settings
@@ -37,6 +38,7 @@ from contex_server.matching.embedders.port import Embedder
 from contex_server.projects.room import retention_store, usage_reader
 from contex_server.projects.usage import UsageMonitor
 from contex_server.projects.usage_metrics import UsageMetrics
+from contex_server.quota.limits import LimitsOf
 from contex_server.rooms import Rooms, open_rooms
 from contex_server.tiers.storage import connect_store
 
@@ -86,6 +88,7 @@ class Server:
         *,
         embedder: Embedder | None = None,
         previous: tuple[Embedder, ...] = (),
+        limits: LimitsOf | None = None,
     ) -> Self:
         """Builds the server and returns when it serves.
 
@@ -94,13 +97,16 @@ class Server:
             store_url: The store.
             embedder: The configured model, loaded already; None loads it.
             previous: Loaded models that may still serve some projects.
+            limits: What tenants may use; None: as their records say.
 
         Raises:
             StartupError: The store can't be reached, the port is taken, or the like.
         """
         self = cls(settings)
         try:
-            self.rooms = await open_rooms(settings, store_url, self._stack, embedder, previous)
+            self.rooms = await open_rooms(
+                settings, store_url, self._stack, embedder, previous, limits
+            )
             await self._serve()
         except BaseException:
             await self._stack.aclose()
@@ -133,6 +139,8 @@ class Server:
             },
         )
         sees = partial(require_agent, agents=self.rooms.storage.store.agents)
+        keeper, directory = self.rooms.quota.keeper, self.rooms.access.directory
+        quota = QuotaLink(keeper, lambda call: directory.policy.tenant_name(call.principal))
         chain = links(
             self.calls,
             self.counts,
@@ -141,7 +149,9 @@ class Server:
             self.rooms.access,
             exists,
             sees,
+            quota,
         )
+        self.counts.quotas = keeper.totals
         self.counts.budgets = {
             "large requests": self.intake.large,
             "small requests": self.intake.small,

@@ -13,6 +13,7 @@ from typing import TypeVar, TypeVarTuple
 
 import orjson
 
+from contex_server.kernel import work
 from contex_server.kernel.inbox_ids import event_of
 from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Range, Sequence
 from contex_server.log.audit import Note
@@ -239,7 +240,9 @@ async def note_pages(
         read: `JournalStore.journal` of an agent, or `AuditStore.audit` of a project.
     """
     while page := await read(span, count):
+        work.looked_at(len(page))
         yield page
+        await work.pace()
         if len(page) < count:
             return
         span = span.rest(page[-1].sequence)

@@ -15,6 +15,7 @@ fill in what it finds out, refuse by raising `ContexError`, and see how the rest
     access      refuses what the caller may not do, and finds out what it may see: `call.scope`
     existence   refuses to read a project that does not exist
     agent       refuses an agent that the caller may not see, as one that there is not
+    quota       refuses what exceeds the limits of tenant or project; see edge/quota.py
     servicer
 
 Metrics and audit act on the way back, so they stand before the links that refuse: a malformed

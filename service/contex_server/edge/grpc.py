@@ -132,6 +132,7 @@ def _handler(
             size=size,
             streams=method.server_streaming,
             rule=rule,
+            duplex=method.client_streaming,
         )
         try:
             return await handle(call)

@@ -21,6 +21,7 @@ class Incoming(Call):
         read: Parses the request; returns it, and the project that it names.
         size: Bytes of the request; 0 in calls with a stream of requests.
         streams: Whether the answer is a stream.
+        duplex: Whether the request is one, too.
         request: The parsed request; in calls with a stream of requests, its iterator.
         rule: What the method takes.
         served: Whether the call passed every link.
@@ -34,6 +35,7 @@ class Incoming(Call):
     size: int = 0
     streams: bool = False
     rule: Rule | None = None
+    duplex: bool = False
     served: bool = False
 
 

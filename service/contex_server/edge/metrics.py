@@ -45,6 +45,11 @@ _GAUGES = {
 }
 
 
+Quotas = Callable[
+    [], tuple[Counter[tuple[str, str]], Counter[tuple[str, str]], dict[tuple[str, str], float]]
+]
+
+
 @dataclass(slots=True)
 class Totals:
     """What was counted up to a moment.
@@ -59,6 +64,9 @@ class Totals:
         held: By budget, the bytes that are given out at the moment.
         waited: By budget, how often somebody had to wait for bytes.
         certificate_expires_s: When the first certificate in use expires, in unix time.
+        used: By tenant and limit, units of rates that were used.
+        refused: By tenant and limit, calls that were refused for it.
+        ratios: By tenant and limit, which part of it is used on all servers.
     """
 
     calls: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
@@ -69,6 +77,9 @@ class Totals:
     held: Counter[str] = field(default_factory=Counter)
     waited: Counter[str] = field(default_factory=Counter)
     certificate_expires_s: float | None = None
+    used: Counter[tuple[str, str]] = field(default_factory=Counter)
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    ratios: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def add(self, other: Totals) -> None:
         """Adds what another has counted, and what it holds."""
@@ -81,6 +92,10 @@ class Totals:
         self.waited.update(other.waited)
         ends = (self.certificate_expires_s, other.certificate_expires_s)
         self.certificate_expires_s = min((end for end in ends if end is not None), default=None)
+        self.used.update(other.used)
+        self.refused.update(other.refused)
+        for place, ratio in other.ratios.items():
+            self.ratios[place] = max(ratio, self.ratios.get(place, 0.0))
 
 
 class CallCounts:
@@ -89,12 +104,14 @@ class CallCounts:
     Attributes:
         budgets: By name, the bytes that calls share.
         certificate: When the certificate in use expires, in unix time; None without TLS.
+        quotas: Returns `Totals.used`, `refused` and `ratios`; from any thread.
     """
 
     certificate: Callable[[], float] | None = None
 
     def __init__(self) -> None:
         self.budgets: dict[str, ByteBudget] = {}
+        self.quotas: Quotas = lambda: (Counter(), Counter(), {})
         self._totals = Totals()
         self._counters: dict[str, Callable[[], int]] = {}
         self._gauges: dict[str, Callable[[], int]] = {}
@@ -118,6 +135,7 @@ class CallCounts:
             Counter({name: budget.held for name, budget in self.budgets.items()}),
             Counter({name: budget.waited for name, budget in self.budgets.items()}),
             None if self.certificate is None else self.certificate(),
+            *self.quotas(),
         )
 
     async def count(self, call: Incoming, rest: Rest) -> Any:
@@ -169,6 +187,7 @@ class CallMetrics(Collector):
             ended.gauges.clear()
             ended.held.clear()
             ended.certificate_expires_s = None
+            ended.ratios.clear()
             self._ended = ended
 
     def collect(self) -> Iterator[Metric]:
@@ -226,3 +245,25 @@ class CallMetrics(Collector):
                 "Time until the certificate that is served expires.",
                 value=totals.certificate_expires_s - time.time(),
             )
+        used = CounterMetricFamily(
+            "contex_usage",
+            "What tenants used of what is limited per second: events, bytes, calls, work.",
+            labels=["tenant", "limit"],
+        )
+        refused = CounterMetricFamily(
+            "contex_quota_refused", "Calls refused for a limit.", labels=["tenant", "limit"]
+        )
+        ratio = GaugeMetricFamily(
+            "contex_usage_ratio",
+            "Which part of its limit a tenant uses, on all servers together; of rates, the mean of "
+            "the last minute. Tenants that use this server.",
+            labels=["tenant", "limit"],
+        )
+        for family, values in (
+            (used, totals.used),
+            (refused, totals.refused),
+            (ratio, totals.ratios),
+        ):
+            for labels, value in values.items():
+                family.add_metric(labels, value)
+        yield from (used, refused, ratio)

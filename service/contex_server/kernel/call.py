@@ -26,6 +26,14 @@ def _not_counted(_method: str, _code: str, _reason: str, _seconds: float) -> Non
     pass
 
 
+AdmitPublish = Callable[[str, int, int], Awaitable[None]]
+"""Lets a batch of a stream be published: its project, events and bytes; or raises `ContexError`."""
+
+
+async def _admitted(_project: str, _events: int, _bytes: int) -> None:
+    pass
+
+
 async def _no_stream(_message: bytes) -> None:
     raise TypeError("this call is answered by the return value of its method")
 
@@ -49,6 +57,7 @@ class Call:
             stream of requests it is known from the first one on, and not checked.
         share: In calls with a stream of requests: what the one that was read last takes of what is
             let in. It is given back when the next one is read, unless it is taken away.
+        admit_publish: Counts a batch of a stream against the limits of its project.
         count: Counts what came on a stream as the call of its own that it could have been.
     """
 
@@ -62,6 +71,7 @@ class Call:
     admit: Callable[[str], Scope] = _everything
     project: str = ""
     share: Share = NO_SHARE
+    admit_publish: AdmitPublish = _admitted
     count: Count = _not_counted
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from operator import itemgetter
 from typing import NamedTuple
 
-from contex_server.kernel import event_codec
+from contex_server.kernel import event_codec, work
 from contex_server.kernel.byte_budget import NO_SHARE, Share, give_up
 from contex_server.kernel.errors import ContexError, Reason, log_changed
 from contex_server.kernel.model import (
@@ -56,6 +56,8 @@ async def pages(
     A page ends with the event with which it has `READ_BYTES`. About as much again is held with the
     page that is fetched ahead. Both count against what all readers may hold, `log.reading`: a page
     from before it is fetched until the next one is asked for.
+
+    A stream whose call owes for what it has read waits between pages (`kernel/work.py`).
 
     Raises:
         ContexError: SEQUENCE_TRIMMED if, forwards, the log was trimmed beyond what was read.
@@ -107,26 +109,33 @@ async def pages(
             raise
         return entries, nbytes, rest, share
 
-    count, before = min(_FIRST_PAGE, max_events), 0
+    count = min(_FIRST_PAGE, max_events)
+    before = 0 if resumed else None
     share = NO_SHARE
-    ahead = asyncio.create_task(fetch_counted(span, count, 0 if resumed else None))
+    ahead: asyncio.Task[tuple[list[Entry], int, Range, Share]] | None = None
     try:
         while True:
             share.give_back()
+            if ahead is None:
+                await work.pace()
+                ahead = asyncio.create_task(fetch_counted(span, count, before))
             entries, nbytes, span, share = await ahead
+            ahead = None
             if span.is_empty:
                 yield Page(entries, last=True)
                 return
             if entries:
                 size = nbytes // len(entries) + 64
                 count = max(1, min(max_events, READ_BYTES // size, count * 8))
-                before = len(entries[-1].body)
-            ahead = asyncio.create_task(fetch_counted(span, count, before))
+            before = len(entries[-1].body) if entries else before or 0
+            if not work.must_wait():
+                ahead = asyncio.create_task(fetch_counted(span, count, before))
             if entries:
                 yield Page(entries, last=False)
     finally:
         share.give_back()
-        await give_up(ahead, itemgetter(-1))
+        if ahead is not None:
+            await give_up(ahead, itemgetter(-1))
 
 
 def check_readable(bounds: Bounds, position: Sequence) -> None:

@@ -15,6 +15,7 @@ from contex_server.log.keys import KeyStore
 from contex_server.log.match import MatchStore
 from contex_server.log.port import DescriptionStore, PresenceStore, StoreLog
 from contex_server.log.projects import ProjectStore
+from contex_server.log.quota import QuotaStore
 from contex_server.log.state import SnapshotStore, StateStore
 from contex_server.log.tasks import TaskStore
 from contex_server.log.transfer import TransferStore
@@ -42,3 +43,4 @@ class Store:
     keys: KeyStore
     transfer: TransferStore
     access: AccessStore
+    quota: QuotaStore

@@ -23,6 +23,7 @@ from contex_server.kernel.ahead import ahead
 from contex_server.kernel.model import BEGINNING, Agent, Event, KeyState, Match, MinDelta, Need
 from contex_server.kernel.model import Sequence as LogSequence
 from contex_server.kernel.slices import sliced
+from contex_server.kernel.work import looked_at
 from contex_server.log.match import MatchStore
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
@@ -110,6 +111,7 @@ class MatchEngine:
     ) -> Found:
         """What some needs match, as far as the index tells; see `matched`."""
         encodings = await self.encode_needs(index, needs, registered=registered)
+        looked_at(len(index.latest) + len(needs))
         return await index.worker.work(find, index, needs, encodings, admits)
 
     async def matched(self, project: str, found: Found) -> list[Datum]:

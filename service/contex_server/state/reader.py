@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import BEGINNING, Entry, KeyState, Range, Sequence
 from contex_server.kernel.scope import Scope
+from contex_server.kernel.work import looked_at
 from contex_server.log.pages import pages
 from contex_server.log.port import EventLog
 from contex_server.log.state import StateStore
@@ -178,6 +179,7 @@ class StateReader:
 
 
 async def _prepared(state: State) -> State:
+    looked_at(state.most_keys)
     if state.most_keys > INLINE_KEYS:
         await asyncio.to_thread(state.prepare)
     return state

@@ -2,6 +2,8 @@
 
 Single events come as every client can read them. Pages come as they are stored, damaged events
 too: who reads them decodes every event, or checks them as it sends them (`api/shared/wire.py`).
+
+What is read is charged to the call that it is read for; see `kernel/work.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from contex_server.kernel.byte_budget import ByteBudget
 from contex_server.kernel.errors import ContexError
 from contex_server.kernel.failures import AWAY
 from contex_server.kernel.model import Append, Appended, Entry, EventFilter, Range, Sequence
+from contex_server.kernel.work import looked_at
 from contex_server.log.port import Bounds, EventLog, Followed, Follower, Part
 from contex_server.tiers.sealer import Sealer
 
@@ -34,6 +37,7 @@ class SealedLog(EventLog):
 
     async def read_part(self, project: str, span: Range, count: int, max_bytes: int) -> Part:
         part = await self._below.read_part(project, span, count, max_bytes)
+        looked_at(len(part.entries))
         return part._replace(entries=await self._sealer.open(project, part.entries))
 
     def forget_keys(self, project: str) -> None:
@@ -44,6 +48,7 @@ class SealedLog(EventLog):
 
     async def get(self, project: str, sequences: Iterable[Sequence]) -> list[Entry | None]:
         entries = await self._below.get(project, sequences)
+        looked_at(len(entries))
         stored = [event_codec.readable(entry) for entry in entries if entry is not None]
         opened = iter(await self._sealer.open(project, stored))
         return [None if entry is None else next(opened) for entry in entries]
@@ -55,6 +60,7 @@ class SealedLog(EventLog):
         self, project: str, sequence: Sequence, count: int, max_bytes: int
     ) -> list[Entry]:
         entries = await self._below.history(project, sequence, count, max_bytes)
+        looked_at(len(entries))
         return await self._sealer.open(project, list(map(event_codec.readable, entries)))
 
     def home(self, project: str) -> str:

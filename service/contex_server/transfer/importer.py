@@ -36,6 +36,7 @@ from contex_server.matching.encoding import dimension_of, unpack_finite
 from contex_server.matching.models import Models
 from contex_server.projects.retention import Retention
 from contex_server.projects.room import ProjectsRoom
+from contex_server.quota.keeper import QuotaKeeper
 from contex_server.tiers.storage import Storage
 from contex_server.transfer import items
 from contex_server.transfer.commit import ImportCommit, not_empty
@@ -67,6 +68,7 @@ class Importer:
     growth: Growth
     models: Models
     limits: Limits
+    quota: QuotaKeeper
     _swept: float = -_SWEEP_S
     _failures: Failures = field(default_factory=lambda: Failures("import_not_dropped"))
 
@@ -233,6 +235,7 @@ class Import:
             return self.report
         reached("import-checked")
         importer, project, report = self._importer, self._request.project, self.report
+        await importer.quota.admit_import(project, self._staging.project)
         commit = ImportCommit(
             importer.storage,
             importer.publisher,

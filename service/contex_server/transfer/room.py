@@ -9,6 +9,7 @@ from contex_server.kernel.config import Limits
 from contex_server.kernel.growth import Growth
 from contex_server.matching.models import Models
 from contex_server.projects.room import ProjectsRoom
+from contex_server.quota.keeper import QuotaKeeper
 from contex_server.tiers.storage import Storage
 from contex_server.transfer.exporter import Exporter
 from contex_server.transfer.importer import Importer
@@ -29,8 +30,8 @@ def open_transfer(
     growth: Growth,
     models: Models,
     limits: Limits,
+    quota: QuotaKeeper,
 ) -> TransferRoom:
     """Builds the room."""
-    return TransferRoom(
-        Exporter(storage), Importer(storage, publisher, projects, growth, models, limits)
-    )
+    importer = Importer(storage, publisher, projects, growth, models, limits, quota)
+    return TransferRoom(Exporter(storage), importer)

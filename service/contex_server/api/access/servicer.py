@@ -253,4 +253,7 @@ class AccessServicer(Servicer):
                 f"{identity!r} may not see what this uses",
                 metadata={"identity": identity, "method": call.method},
             )
-        return pb.GetUsageResponse(tenant=tenant.name, project=request.project)
+        quota = self._rooms.quota
+        bounds = quota.keeper.limits.limits_of_tenant(tenant.name)
+        usage = [pb.Usage(**used._asdict()) for used in await quota.usage(bounds, request.project)]
+        return pb.GetUsageResponse(tenant=tenant.name, project=request.project, usage=usage)

@@ -189,6 +189,7 @@ class _Pipeline:
             fields.project(batch.project)
             scope = self._call.admit(batch.project)
             append = await checks.read_publish(batch, self._call.origin, self._limits, scope)
+            await self._call.admit_publish(batch.project, len(batch.events), batch.ByteSize())
             return await self._publisher.prepare(append)
         except ContexError as error:
             return error

@@ -27,7 +27,7 @@ _entry = tuple.__new__
 
 _SHARED = ("common", "projects", "expiry", "events", "inboxes", "agents")
 """The files of functions/ whose helpers others use."""
-_OWN = ("groups", "match", "tasks", "state", "archive", "transfer", "keys", "access")
+_OWN = (*("groups", "match", "tasks", "state", "archive", "transfer", "keys", "access", "quota"),)
 """Those that only use others'. Each is a block: Lua allows 200 names at a time."""
 
 

@@ -21,6 +21,7 @@ from contex_server.log.redis.inboxes import RedisInboxes
 from contex_server.log.redis.keys import RedisKeys
 from contex_server.log.redis.match import RedisMatch
 from contex_server.log.redis.projects import RedisProjects
+from contex_server.log.redis.quota import RedisQuota
 from contex_server.log.redis.state import RedisSnapshots, RedisState
 from contex_server.log.redis.tasks import RedisTasks
 from contex_server.log.redis.transfer import RedisTransfer
@@ -87,6 +88,7 @@ async def open_store(url: str, settings: Settings | None = None) -> Store:
         keys=RedisKeys(client),
         transfer=RedisTransfer(client),
         access=RedisAccess(client),
+        quota=RedisQuota(client),
     )
 
 
