@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from math import ceil
+from math import ceil, floor
 from typing import NamedTuple
 
 import structlog
@@ -87,6 +87,14 @@ class _Bucket:
         """How long until it has units, beyond the allowance."""
         return gcra.wait_us(self.ahead_us(now), self.rate, units)
 
+    def wait_for(self, cost: int, now: float) -> float:
+        """How long until it has units, in µs, with the allowance, unless that lapses before."""
+        if self.left >= cost:
+            return 0.0
+        wait = self.wait_us(cost - self.left, now)
+        lapses_us = (self.asked_s + LAPSE_S - now) * 1e6
+        return wait if wait + 1e5 < lapses_us else self.wait_us(cost, now)
+
     def spend(self, units: int) -> None:
         """Uses units of the allowance."""
         self.left -= units
@@ -109,9 +117,9 @@ class _Bucket:
     def ask(self, now: float) -> Ask:
         """What to ask of the store now."""
         pace = self._spent / max(ASK_S, now - self.asked_s)
-        spare = ceil(min(self.rate * _AHEAD_S, max(pace * _AHEAD_S, self.rate * _LEAST_S)))
-        spare = max(0, spare - self.left) if self.rate * _LEAST_S >= 1 else 0
-        return Ask(self.place, self.rate, self.debt, spare)
+        spare = ceil(max(pace * _AHEAD_S, self.rate * _LEAST_S))
+        spare = min(spare, floor(self.rate * _AHEAD_S)) - self.left
+        return Ask(self.place, self.rate, self.debt, max(0, spare))
 
     def asked(self, ask: Ask, ahead_us: float, spare: int, now: float) -> None:
         """Takes the answer."""
@@ -321,8 +329,7 @@ class TenantRates:
             else:
                 for bucket, part in own:
                     bucket.spend(-part)
-                costs = [(order[at], units) for at, units in group]
-                refused = _refused(costs, now, least_us=1.0)
+                refused = _refused(waiting.costs, now, least_us=1.0)
             if not waiting.answer.done():
                 waiting.answer.set_result(refused)
             elif done:
@@ -352,9 +359,9 @@ def _refused(
 ) -> OverRate | None:
     """What refuses units; None if, as far as is known, nothing does."""
     worst, bucket = max(
-        ((max(b.wait_us(max(1, cost - b.left), now), least_us), b) for b, cost in costs),
-        key=lambda one: one[0],
+        ((bucket.wait_for(cost, now), bucket) for bucket, cost in costs), key=lambda one: one[0]
     )
+    worst = max(worst, least_us)
     if worst <= 0:
         return None
     return OverRate(bucket.place, bucket.rate, ceil(worst / 1000) + 1)
