@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 import structlog
 
 from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.slices import sliced
 from contex_server.kernel.work import Meter, metered
 from contex_server.log.quota import Place
 from contex_server.log.store import Store
@@ -23,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 EVENTS, BYTES, WORK = "events_per_second", "bytes_per_second", "work_per_second"
 WRITES, READS, ADMIN = "write_calls_per_second", "read_calls_per_second", "admin_calls_per_second"
+PLACES = {EVENTS: 0, BYTES: 1, WORK: 2, WRITES: 3, READS: 4, ADMIN: 5}
 _TICK_S = 1.0
 _LOOK_S = 15.0
 _MOST_TENANTS = 200
@@ -58,7 +60,9 @@ class QuotaKeeper:
         self._limited: dict[str, Bounds] = {}
         self._ratios: dict[tuple[str, str], float] = {}
         self._looked_s = 0.0
-        self._uses: dict[tuple[str, str], Counter[str]] = {}
+        self.by_project: dict[str, list[int]] = {}
+        """What `uses` returns."""
+        self._by_tenant: dict[str, list[int]] = {}
         self._refusals: defaultdict[str, Counter[Place]] = defaultdict(Counter)
 
     async def take(self, bounds: Bounds, project: str, costs: Mapping[str, int]) -> None:
@@ -185,26 +189,35 @@ class QuotaKeeper:
         which part of a limit is used on all. From any thread."""
         return self.used.copy(), self.refused.copy(), self._ratios
 
-    def _use(self, bounds: Bounds, project: str, costs: Mapping[str, int]) -> None:
-        place = (bounds.tenant, project)
-        uses = self._uses.get(place)
+    def uses(self, bounds: Bounds, project: str) -> list[int]:
+        """Units of each rate that were used since the store was told, by `PLACES`."""
+        kept, name = (self.by_project, project) if project else (self._by_tenant, bounds.tenant)
+        uses = kept.get(name)
         if uses is None:
-            uses = self._uses[place] = Counter()
+            uses = kept[name] = [0] * len(PLACES)
             if not bounds.is_open and len(self._limited) < _MOST_TENANTS:
                 self._limited[bounds.tenant] = bounds
+        return uses
+
+    def _use(self, bounds: Bounds, project: str, costs: Mapping[str, int]) -> None:
+        uses = self.uses(bounds, project)
         for limit, units in costs.items():
-            uses[limit] += units
+            uses[PLACES[limit]] += units
 
     async def _flush(self) -> None:
-        uses, self._uses = self._uses, {}
+        by_project, self.by_project = self.by_project, {}
+        of_tenants, self._by_tenant = self._by_tenant, {}
         refusals, self._refusals = self._refusals, defaultdict(Counter)
         by_tenant: defaultdict[str, Counter[Place]] = defaultdict(Counter)
-        for (tenant, project), counts in uses.items():
-            for limit, units in counts.items():
-                by_tenant[tenant][Place("", limit)] += units
-                self.used[self._name(tenant), limit] += units
-                if project:
-                    by_tenant[tenant][Place(project, limit)] += units
+        counted = [(self.limits.limits_of(p).tenant, p, uses) for p, uses in by_project.items()]
+        counted += [(tenant, "", uses) for tenant, uses in of_tenants.items()]
+        async for tenant, project, uses in sliced(counted):
+            for limit, at in PLACES.items():
+                if uses[at]:
+                    by_tenant[tenant][Place("", limit)] += uses[at]
+                    self.used[self._name(tenant), limit] += uses[at]
+                    if project:
+                        by_tenant[tenant][Place(project, limit)] = uses[at]
         for tenant in by_tenant.keys() | refusals.keys():
             used, refused = [*by_tenant[tenant].items()], [*refusals[tenant].items()]
             while used or refused:
