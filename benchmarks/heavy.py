@@ -20,17 +20,24 @@ from uuid import uuid4
 import grpc
 from contex.v1 import (
     agent_service_pb2,
+    event_service_pb2,
     match_service_pb2,
     project_service_pb2,
+    state_service_pb2,
     transfer_service_pb2,
 )
 
-from benchmarks.load import channels, open_stream, read, unary
+from benchmarks.load import PUBLISH, channels, open_stream, read, unary
+from benchmarks.messages import request, with_request_id
 from benchmarks.processes import ROOT
 
 _BACKTEST = "/contex.v1.MatchService/Backtest"
 _EXPORT = "/contex.v1.TransferService/ExportProject"
 _IMPORT = "/contex.v1.TransferService/ImportProject"
+_MATCH = "/contex.v1.MatchService/Match"
+_HISTORY = "/contex.v1.StateService/GetHistory"
+_STATE = "/contex.v1.StateService/GetState"
+_STATS = "/contex.v1.ProjectService/GetStats"
 _DELETE = "/contex.v1.ProjectService/DeleteProject"
 _NEEDS = ("Deployment of a service", "API endpoint and timeouts", "Errors of a region")
 _FORMATS = {
@@ -123,9 +130,53 @@ async def import_file(
         advance(answer.byte_count / len(file))
 
 
+async def match(channel: grpc.aio.Channel, project: str, advance: Advance) -> None:
+    """What matches 32 questions, now and in the middle of the log."""
+    bounds = project_service_pb2.GetStatsResponse.FromString(
+        await unary(channel, _STATS)(
+            project_service_pb2.GetStatsRequest(project=project).SerializeToString()
+        )
+    )
+    asked = match_service_pb2.MatchRequest(project=project, max_matches=100)
+    for number in range(32):
+        asked.questions.add(text=f"{_NEEDS[number % len(_NEEDS)]} {number}")
+    asked.as_of.sequence = bounds.last_sequence
+    await unary(channel, _MATCH)(asked.SerializeToString())
+
+
+async def history(channel: grpc.aio.Channel, project: str, advance: Advance) -> None:
+    """All revisions of a datum, with their patches."""
+    asked = state_service_pb2.GetHistoryRequest(
+        project=project, data_key="service.0", page_size=1_000
+    )
+    await unary(channel, _HISTORY)(asked.SerializeToString())
+
+
+async def state(channel: grpc.aio.Channel, project: str, advance: Advance) -> None:
+    """A page of the state, with payloads."""
+    asked = state_service_pb2.GetStateRequest(project=project, page_size=1_000)
+    await unary(channel, _STATE)(asked.SerializeToString())
+
+
+async def publishing(channel: grpc.aio.Channel, project: str, advance: Advance) -> None:
+    """Publishes 64 events of 4 KiB each, of another project than those that are scanned."""
+    payload = b'{"text":"%s"}' % (b"large words " * 340)
+    events = [event_service_pb2.NewEvent(data_key=f"large.{n}", payload=payload) for n in range(64)]
+    await unary(channel, PUBLISH)(with_request_id(request(f"{project}-large", events)))
+
+
+_SIMPLE: dict[str, Work] = {
+    "backtest": backtest,
+    "match": match,
+    "history": history,
+    "state": state,
+    "publish": publishing,
+}
+
+
 def _work(name: str) -> Work:
-    if name == "backtest":
-        return backtest
+    if name in _SIMPLE:
+        return _SIMPLE[name]
     return Imports().run if name == "import" else export(name)
 
 

@@ -20,6 +20,7 @@ from benchmarks.cases import (
     replay,
     store_memory,
     subscribers,
+    tenants,
     time_travel,
 )
 
@@ -43,4 +44,5 @@ CASES: dict[str, Case] = {
     "time": time_travel.run,
     "archive": archive.run,
     "beside": beside.run,
+    "tenants": tenants.run,
 }

@@ -207,7 +207,7 @@ async def record_refusal(call: Incoming, rest: Rest, audit: AuditWriter) -> Any:
 async def read(call: Incoming, rest: Rest, intake: Intake) -> Any:
     """Link: lets the request in, or refuses it with OVERLOADED; parses it, or refuses it with
     MALFORMED_REQUEST."""
-    share = await intake.take(call.size)
+    share = await intake.take(call.size, owner_of(call))
     try:
         call.request = call.read(call)
         if call.streams:
@@ -215,6 +215,12 @@ async def read(call: Incoming, rest: Rest, intake: Intake) -> Any:
         return await rest(call)
     finally:
         share.give_back()
+
+
+def owner_of(call: Incoming) -> str:
+    """Whose share of what many calls hold together a call takes: its tenant's, or, of a caller
+    without one, its own; "" where access is off."""
+    return call.principal.tenant or call.principal.identity
 
 
 async def identify(call: Incoming, rest: Rest, authenticator: Authenticator | None) -> Any:

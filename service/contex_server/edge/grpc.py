@@ -20,7 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from contex_server.access.rules import rule_of
 from contex_server.edge.bound import bound
-from contex_server.edge.chain import chained
+from contex_server.edge.chain import chained, owner_of
 from contex_server.edge.incoming import Incoming, Link
 from contex_server.edge.intake import Intake
 from contex_server.kernel.errors import ContexError, Reason
@@ -99,7 +99,7 @@ def _handler(
     async def read_all(raws: AsyncIterator[bytes], call: Incoming) -> AsyncIterator[Message]:
         async for raw in raws:
             # Nothing more is read of the stream until then.
-            call.share = await intake.take(len(raw), wait_s=None)
+            call.share = await intake.take(len(raw), owner_of(call), wait_s=None)
             try:
                 yield read(raw, call)
             finally:

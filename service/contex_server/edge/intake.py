@@ -28,15 +28,16 @@ class Intake:
         self.large = ByteBudget(max_bytes, lend_after_s=_LEND_AFTER_S)
         self.small = ByteBudget(max_bytes, lend_after_s=_LEND_AFTER_S)
 
-    async def take(self, size: int, *, wait_s: float | None = _WAIT_S) -> Share:
+    async def take(self, size: int, owner: str = "", *, wait_s: float | None = _WAIT_S) -> Share:
         """The share of a request of a size, to be given back when it is answered. A request that is
-        too much waits, None for as long as it takes, unless too many wait already.
+        too much waits, None for as long as it takes, unless too many wait already. No owner
+        holds, or waits for, more than half of all bytes; "" is nobody.
 
         Raises:
             ContexError: OVERLOADED.
         """
         budget = self.small if size < SMALL_BYTES else self.large
-        share = await budget.take_within(size, wait_s)
+        share = await budget.take_within(size, wait_s, owner)
         if share is not None:
             return share
         raise ContexError(

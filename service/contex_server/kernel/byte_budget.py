@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import inf
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -16,11 +16,12 @@ T = TypeVar("T")
 class Share:
     """What one holds of a budget, until it is given back."""
 
-    __slots__ = ("_budget", "_size", "taken_s")
+    __slots__ = ("_budget", "_size", "owner", "taken_s")
 
-    def __init__(self, budget: ByteBudget, size: int) -> None:
+    def __init__(self, budget: ByteBudget, size: int, owner: str = "") -> None:
         self._budget = budget
         self._size = size
+        self.owner = owner
         self.taken_s = time.monotonic()
 
     @property
@@ -41,10 +42,20 @@ class Share:
             self._size = 0
 
 
+class _Place(NamedTuple):
+    """Of somebody who waits."""
+
+    number: int
+    size: int
+    share: asyncio.Future[Share]
+
+
 class ByteBudget:
     """Gives out shares in the order in which they were asked for.
 
-    One who asks for more than there is altogether gets it when nobody else holds anything.
+    One who asks for more than there is altogether gets it when nobody else holds anything. Of what
+    there is, one owner holds at most half, or a single share: those who have owners, such as
+    tenants, leave something to each other.
 
     Args:
         total: Bytes.
@@ -62,58 +73,63 @@ class ByteBudget:
         self.held = self.waiting = self.waited = 0
         self._lend_after_s = lend_after_s
         self._shares: dict[Share, None] = {}  # the oldest first
-        self._queue: deque[tuple[int, asyncio.Future[Share]]] = deque()
+        self._queues: dict[str, deque[_Place]] = {}  # by owner
+        self._places = 0
+        self._held_by: Counter[str] = Counter()
+        self._waiting_by: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
-    def take_now(self, size: int) -> Share | None:
+    def take_now(self, size: int, owner: str = "") -> Share | None:
         """A share, if nobody has to wait for it."""
-        if self._queue or not self._has(size):
+        if owner in self._queues or self._next() is not None:
             return None
-        return self._share(size)
+        return self._share(size, owner) if self._has(size) and self._may(size, owner) else None
 
-    async def take(self, size: int) -> Share:
+    async def take(self, size: int, owner: str = "") -> Share:
         """A share, once it is there."""
-        share = self.take_now(size)
+        share = self.take_now(size, owner)
         if share is not None:
             return share
         future: asyncio.Future[Share] = asyncio.get_running_loop().create_future()
-        place = (size, future)
-        self._queue.append(place)
-        self.waiting += size
+        self._places += 1
+        place = _Place(self._places, size, future)
+        self._queues.setdefault(owner, deque()).append(place)
+        self._wait(size, owner)
         self.waited += 1
         self._watch()
         try:
             return await future
         except asyncio.CancelledError:
-            if place in self._queue:
-                self._queue.remove(place)
-                self.waiting -= size
+            if place in self._queues.get(owner, ()):
+                self._queues[owner].remove(place)
+                self._leave(size, owner)
             if future.done() and not future.cancelled():
                 future.result().give_back()
             self._serve()  # There may be room for what comes after it.
             raise
 
-    async def take_within(self, size: int, wait_s: float | None) -> Share | None:
+    async def take_within(self, size: int, wait_s: float | None, owner: str = "") -> Share | None:
         """A share, if it is there within a time; None if not, or if too many wait already.
 
         Without a time it is waited for.
         """
-        share = self.take_now(size)
+        share = self.take_now(size, owner)
         if share is not None:
             return share
-        if self.waiting >= self.total > 0:
+        too_many = self._waiting_by[owner] >= self.total / 2 if owner else False
+        if too_many or self.waiting >= self.total > 0:
             self.waited += 1
             return None
         try:
             async with asyncio.timeout(wait_s):
-                return await self.take(size)
+                return await self.take(size, owner)
         except TimeoutError:
             return None
 
     @asynccontextmanager
-    async def held_for(self, size: int) -> AsyncIterator[None]:
+    async def held_for(self, size: int, owner: str = "") -> AsyncIterator[None]:
         """Holds a share for the `async with` block."""
-        share = await self.take(size)
+        share = await self.take(size, owner)
         try:
             yield
         finally:
@@ -121,7 +137,7 @@ class ByteBudget:
 
     def change(self, share: Share, by: int) -> None:
         """Takes note of a share's new size; only for `Share`."""
-        self.held += by
+        self._hold(share.owner, by)
         if share.size + by == 0:
             del self._shares[share]
         if by < 0:
@@ -130,28 +146,62 @@ class ByteBudget:
     def _has(self, size: int) -> bool:
         return not self.held or self.held + size <= self.total
 
-    def _share(self, size: int) -> Share:
-        share = Share(self, size)
+    def _may(self, size: int, owner: str) -> bool:
+        """Whether an owner may hold so much more."""
+        held = self._held_by[owner] if owner else 0
+        return not held or held + size <= self.total / 2
+
+    def _share(self, size: int, owner: str) -> Share:
+        share = Share(self, size, owner)
         if size:
             self._shares[share] = None
-            self.held += size
+            self._hold(owner, size)
         return share
+
+    def _hold(self, owner: str, size: int) -> None:
+        self.held += size
+        if owner:
+            self._held_by[owner] += size
+            if not self._held_by[owner]:
+                del self._held_by[owner]
+
+    def _wait(self, size: int, owner: str) -> None:
+        self.waiting += size
+        if owner:
+            self._waiting_by[owner] += size
+
+    def _leave(self, size: int, owner: str) -> None:
+        """Somebody waits no longer."""
+        self._wait(-size, owner)
+        if not self._waiting_by[owner]:
+            del self._waiting_by[owner]
+        if not self._queues[owner]:
+            del self._queues[owner]
+
+    def _next(self) -> str | None:
+        """The owner of the one who waits longest, of those whose owners may hold more."""
+        heads = (
+            (queue[0].number, owner)
+            for owner, queue in self._queues.items()
+            if self._may(queue[0].size, owner)
+        )
+        return min(heads, default=(0, None))[1]
 
     def _serve(self) -> None:
         """Gives those who wait longest what there is."""
-        while self._queue:
-            size, future = self._queue[0]
-            if not self._has(size):
+        while (owner := self._next()) is not None:
+            place = self._queues[owner][0]
+            if not self._has(place.size):
                 break
-            self._queue.popleft()
-            self.waiting -= size
-            if not future.done():
-                future.set_result(self._share(size))
+            self._queues[owner].popleft()
+            self._leave(place.size, owner)
+            if not place.share.done():
+                place.share.set_result(self._share(place.size, owner))
         self._watch()
 
     def _watch(self) -> None:
         """Sees to it that the oldest share is lent when its time has come."""
-        if self._queue and self._timer is None and self._lend_after_s < inf:
+        if self._queues and self._timer is None and self._lend_after_s < inf:
             oldest = next(iter(self._shares)).taken_s
             delay = max(0.0, oldest + self._lend_after_s - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self._lend)

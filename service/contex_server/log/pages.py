@@ -99,7 +99,7 @@ async def pages(
     async def fetch_counted(
         span: Range, count: int, before: int | None
     ) -> tuple[list[Entry], int, Range, Share]:
-        share = await log.reading.take(READ_BYTES)
+        share = await log.reading.take(READ_BYTES, project)
         try:
             entries, rest = await fetch(span, count, before)
             nbytes = body_bytes(entries)

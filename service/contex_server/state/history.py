@@ -131,7 +131,7 @@ class HistoryReader:
             max_bytes: Total size of events and patches; a single revision may exceed it.
         """
         room = max_bytes if payloads else _PAGE_BYTES
-        async with self.log.reading.held_for(room):
+        async with self.log.reading.held_for(room, project):
             return await self._page(project, start, count, room, patches, payloads, max_bytes)
 
     async def _page(

@@ -62,3 +62,44 @@ async def test_what_is_held_for_long_is_lent_to_those_who_wait() -> None:
     slow.resize(200)
     slow.give_back()
     assert budget.held == 100
+
+
+async def test_an_owner_leaves_half_to_others() -> None:
+    budget = ByteBudget(100)
+    first = await budget.take(40, "b")
+    flood = [asyncio.ensure_future(budget.take(20, "b")) for _ in range(10)]
+    await asyncio.sleep(0)
+    assert budget.held == 40
+    # Those of others pass the ones that their owner alone keeps waiting.
+    other = await budget.take_within(50, 0, "a")
+    assert other is not None
+    assert budget.take_now(20, "c") is None  # Now it is the whole that is used up.
+    other.give_back()
+    assert budget.held == 40
+    first.give_back()
+    await asyncio.sleep(0)
+    assert [one.done() for one in flood].count(True) == 2
+    for one in flood:
+        one.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+    for one in flood[:2]:
+        one.result().give_back()
+    assert (budget.held, budget.waiting) == (0, 0)
+    assert not budget._held_by
+    assert not budget._waiting_by
+    assert not budget._queues
+
+
+async def test_an_owner_waits_for_at_most_half() -> None:
+    budget = ByteBudget(100)
+    held = await budget.take(50, "b")
+    waiting = [asyncio.ensure_future(budget.take_within(30, None, "b")) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert await budget.take_within(30, None, "b") is None
+    assert await budget.take_within(30, None, "a") is not None
+    held.give_back()
+    for one in waiting:
+        assert await one is not None or one.cancel()
+        share = one.result()
+        assert share is not None
+        share.give_back()
