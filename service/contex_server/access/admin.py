@@ -7,11 +7,15 @@ rules over all, and alone over roles, tenants, and identities of tokens, groups 
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from random import random
+from secrets import token_hex
 from typing import NamedTuple, TypeVar
 
+from contex_server.access.authenticator import check_valid
 from contex_server.access.credentials import Secret, new_key
 from contex_server.access.directory import GUARD, Directory
 from contex_server.access.policy import Policy
@@ -28,15 +32,17 @@ from contex_server.access.records import (
 from contex_server.access.roles import BUILT_IN, Permission
 from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
-from contex_server.kernel.globs import overlap
+from contex_server.kernel.globs import literal, overlap
 from contex_server.kernel.model import Origin
 from contex_server.kernel.principal import Principal
+from contex_server.kernel.slices import sliced
 from contex_server.log.access import AccessStore, Write
 
 R = TypeVar("R")
 
-_TRIES = 20
-_TENANTS_GUARD = f"{GUARD}tenants"
+_TRIES, _PAUSE_S = 20, 0.005
+_CHANGES = f"{GUARD}changes"
+"""Another one after each change."""
 
 Changes = Mapping[str, Record | None]
 """Records by name; None: there is to be none."""
@@ -63,6 +69,7 @@ class Admin:
 
     directory: Directory
     store: AccessStore
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     @property
     def policy(self) -> Policy:
@@ -120,6 +127,7 @@ class Admin:
                 created_ms=now_ms,
                 expires_ms=now_ms + ttl_ms if ttl_ms else 0,
             )
+            self._check_owned(caller, key.identity)
             binding = self.policy.bindings.get(key.identity)
             changes: dict[str, Record | None] = {new.record_name: new}
             if grants:
@@ -197,10 +205,8 @@ class Admin:
         def change() -> Changes:
             tenant = self._tenant(caller, binding.tenant, "binding.tenant")
             self._check_bindable(caller, binding.identity, tenant)
-            before = self.policy.bindings.get(binding.identity)
-            if before is not None:
-                # What is taken from it is given back by whoever might have given it.
-                self._check_no_climbing(caller, before.tenant, ())
+            # What is taken from it is given back by whoever might have given it.
+            self._check_owned(caller, binding.identity)
             self._check_grants(binding.grants, "binding.grants")
             self._check_no_climbing(caller, tenant, binding.grants)
             new = replace(binding, tenant=tenant, updated_ms=now_ms)
@@ -236,6 +242,8 @@ class Admin:
             self.check_administers_all(caller)
             if role.name in BUILT_IN:
                 raise invalid_field("role.name", f"{role.name!r} is built in")
+            # It may be the caller's own.
+            self._check_has(caller, "", role.permissions)
             return {role.record_name: role}
 
         names = ", ".join(Permission(number).name for number in sorted(role.permissions))
@@ -274,15 +282,14 @@ class Admin:
             if tenant.name == DEFAULT_TENANT and tenant.projects:
                 problem = "the default tenant has all projects that no other tenant has"
                 raise invalid_field("tenant.projects", problem)
-            for other in self.policy.tenants.values():
-                if other.name != tenant.name:
-                    _check_apart(tenant, other)
             return {tenant.record_name: tenant}
 
-        written = await self._write(
-            caller, change, f"set tenant {tenant.name!r}", guard=_TENANTS_GUARD
-        )
-        return _the(Tenant, written)
+        async def check() -> None:
+            self.check_administers_all(caller)
+            await _check_apart(tenant, self.policy.tenants.values())
+
+        detail = f"set tenant {tenant.name!r}"
+        return _the(Tenant, await self._write(caller, change, detail, check))
 
     async def delete_tenant(self, caller: Caller, name: str) -> None:
         """Deletes a tenant.
@@ -304,26 +311,38 @@ class Admin:
                     raise _in_use("tenant", name, f"key {key.key_id}")
             return {tenant.record_name: None}
 
-        await self._write(caller, change, f"deleted tenant {name!r}", guard=_TENANTS_GUARD)
+        await self._write(caller, change, f"deleted tenant {name!r}")
 
     async def _write(
-        self, caller: Caller, change: Callable[[], Changes], detail: str, guard: str = ""
+        self,
+        caller: Caller,
+        change: Callable[[], Changes],
+        detail: str,
+        check: Callable[[], Awaitable[None]] | None = None,
     ) -> list[Record]:
-        """Writes what `change` makes of the newest records; returns what holds then."""
+        """Writes what `change` makes of the newest records; returns what holds then.
+
+        What a change rests on is more than what it writes: the caller's rights, a tenant that is
+        there. So all changes of the deployment are one after the other: each is made of all those
+        before it, or again.
+        """
         note = encode_action(AuditAction.ADMINISTERED, caller.origin, detail)
-        for _ in range(_TRIES):
-            await self.directory.refresh()
-            changes = change()
-            writes = {
-                name: Write(self.directory.stored(name), b"" if record is None else encode(record))
-                for name, record in changes.items()
-            }
-            if guard:
-                before = self.directory.stored(guard)
-                writes[guard] = Write(before, str(int(before or b"0") + 1).encode())
-            if await self.store.write(writes, note) is not None:
+        async with self._one_at_a_time:
+            for attempt in range(_TRIES):
                 await self.directory.refresh()
-                return [record for record in changes.values() if record is not None]
+                before = self.directory.stored(_CHANGES)
+                check_valid(caller.principal, self.directory)
+                if check is not None:
+                    await check()
+                changes = change()
+                writes = {_CHANGES: Write(before, token_hex(8).encode())}
+                for name, record in changes.items():
+                    after = b"" if record is None else encode(record)
+                    writes[name] = Write(self.directory.stored(name), after)
+                if await self.store.write(writes, note) is not None:
+                    await self.directory.refresh()
+                    return [record for record in changes.values() if record is not None]
+                await asyncio.sleep(random() * _PAUSE_S * attempt)
         raise ContexError(
             Reason.OVERLOADED, "others keep changing the same records", retry_after_ms=100
         )
@@ -353,6 +372,13 @@ class Admin:
         elif "" not in self.administered(caller):
             raise _denied(caller, "bind identities of tokens, groups and certificates")
 
+    def _check_owned(self, caller: Caller, identity: str) -> None:
+        """Checks that an identity is nobody's, or of what somebody administers."""
+        binding = self.policy.bindings.get(identity)
+        tenants = {key.tenant for key in self.directory.all_keys() if key.identity == identity}
+        for tenant in tenants if binding is None else tenants | {binding.tenant}:
+            self._check_no_climbing(caller, tenant, ())
+
     def _check_grants(self, grants: Iterable[Grant], field: str = "grants") -> None:
         for index, grant in enumerate(grants):
             if self.policy.role(grant.role) is None:
@@ -363,12 +389,15 @@ class Admin:
         found = self.administered(caller)
         if "" not in found and tenant not in found:
             raise _denied(caller, f"administer {repr(tenant) if tenant else 'the deployment'}")
-        may = found.get("", frozenset()) | found.get(tenant, frozenset())
         for grant in grants:
-            missing = self.policy.permissions(grant) - may
-            if missing:
-                names = ", ".join(Permission(number).name for number in sorted(missing))
-                raise _denied(caller, f"give away {names}, which it does not have itself")
+            self._check_has(caller, tenant, self.policy.permissions(grant))
+
+    def _check_has(self, caller: Caller, tenant: str, permissions: frozenset[int]) -> None:
+        found = self.administered(caller)
+        missing = permissions - found.get("", frozenset()) - found.get(tenant, frozenset())
+        if missing:
+            names = ", ".join(Permission(number).name for number in sorted(missing))
+            raise _denied(caller, f"give away {names}, which it does not have itself")
 
 
 def check_identity(identity: str, tenant: str, field: str = "identity") -> None:
@@ -388,12 +417,17 @@ def check_identity(identity: str, tenant: str, field: str = "identity") -> None:
         )
 
 
-def _check_apart(tenant: Tenant, other: Tenant) -> None:
-    for mine in sorted(tenant.projects):
-        for theirs in sorted(other.projects):
-            if overlap(mine, theirs):
-                problem = f"{mine!r} has projects of {theirs!r}, the tenant {other.name!r}"
-                raise invalid_field("tenant.projects", problem)
+async def _check_apart(tenant: Tenant, others: Iterable[Tenant]) -> None:
+    starts = [(literal(mine), mine) for mine in sorted(tenant.projects)]
+    async for other in sliced([other for other in others if other.name != tenant.name]):
+        for theirs in other.projects:
+            start = literal(theirs)
+            for begins, mine in starts:
+                # Most differ in how they begin.
+                may = start.startswith(begins) or begins.startswith(start)
+                if may and overlap(mine, theirs):
+                    problem = f"{mine!r} has projects of {theirs!r}, the tenant {other.name!r}"
+                    raise invalid_field("tenant.projects", problem)
 
 
 def _the(kind: type[R], records: list[Record]) -> R:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from contex_server.access.credentials import parse_key
 from contex_server.access.directory import Directory
@@ -12,7 +13,8 @@ from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.principal import Credential, Principal
 
 _BEARER = "bearer "
-_REMEMBERED = 10_000
+_REMEMBERED, _REMEMBERED_CHARS = 10_000, 128
+"""How many headers are remembered, and how long they are: spaces don't make another key."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +87,8 @@ class Authenticator:
         check_valid(principal, self.directory)
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        self._known[authorization] = principal
+        if len(authorization) <= _REMEMBERED_CHARS:
+            self._known[authorization] = principal
         self.directory.used(key.key_id)
         return principal
 
@@ -100,8 +103,17 @@ def check_valid(principal: Principal, directory: Directory) -> None:
         key = directory.key(principal.key_id)
         if key is None or key.revoked_ms:
             raise unauthenticated("REVOKED", f"the key ctx_{principal.key_id} was revoked")
-    if principal.expires_s is not None and time.time() >= principal.expires_s:
+    if time.time() >= valid_until_s(principal, directory):
         raise unauthenticated("EXPIRED", "the key, token or certificate has expired")
+
+
+def valid_until_s(principal: Principal, directory: Directory) -> float:
+    """Until when a credential is valid, in unix seconds: of a key, as it is now, for one that is
+    rotated ends sooner than when a stream was opened with it."""
+    key = directory.key(principal.key_id) if principal.key_id else None
+    if key is not None:
+        return key.expires_ms / 1000 if key.expires_ms else inf
+    return inf if principal.expires_s is None else principal.expires_s
 
 
 def unauthenticated(cause: str, problem: str) -> ContexError:

@@ -24,6 +24,7 @@ from contex_server.kernel.errors import ContexError
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.principal import Credential, Principal
 from contex_server.kernel.scope import NOTHING, Scope
+from contex_server.kernel.slices import sliced
 from contex_server.log.access import ACCESS, AccessStore
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ REFRESH_S = 0.5
 store that is slow to answer."""
 GUARD = "guard/"
 """Names of records that only show whether others of a kind have changed."""
+_TENANT = "tenant/"
 _USES_S = 60.0
 """How often it is noted when keys were used."""
 
@@ -50,6 +52,8 @@ class Directory:
         self._store = store
         self._records: dict[str, Record] = {}
         self._stored: dict[str, bytes] = {}
+        self._unknown: set[str] = set()
+        """Tenants that can't be read."""
         self._watchers: list[Callable[[], None]] = []
         self._used: dict[str, int] = {}
         self._uses_at = time.monotonic()
@@ -91,16 +95,21 @@ class Directory:
 
         Raises:
             ContexError: STORE_UNAVAILABLE.
-            RecordDamaged: A tenant can't be read: without it, its projects would be another's.
         """
         async with self._looking:
             changed = await self._store.changed(self.version)
             if changed.version == self.version:
                 return
             records, stored = dict(self._records), dict(self._stored)
-            for name, content in changed.records.items():
-                records.pop(name, None)
+            unknown = set(self._unknown)
+            if changed.version < self.version:
+                # The store is another one, or an older copy: what it does not have is gone.
+                changed = await self._store.changed(0)
+                records, stored, unknown = {}, {}, set()
+            async for name, content in sliced(changed.records.items()):
+                before = records.pop(name, None)
                 stored.pop(name, None)
+                unknown.discard(name)
                 if content is None:
                     continue
                 stored[name] = content
@@ -109,12 +118,15 @@ class Directory:
                 try:
                     records[name] = decode(name, content)
                 except RecordDamaged as error:
-                    if name.startswith("tenant/"):
-                        raise
-                    # What it allowed, it allows no more.
                     log.error("access_record_damaged", record=name, error=str(error))
-            self._records, self._stored = records, stored
-            self.policy, self.version = _policy(records), changed.version
+                    # What it allowed, it allows no more. But a tenant keeps what it had: its
+                    # projects must not become another's.
+                    if isinstance(before, Tenant):
+                        records[name] = before
+                    elif name.startswith(_TENANT):
+                        unknown.add(name)
+            self._records, self._stored, self._unknown = records, stored, unknown
+            self.policy, self.version = _policy(records, not unknown), changed.version
         for watcher in self._watchers:
             watcher()
 
@@ -127,7 +139,7 @@ class Directory:
                 if time.monotonic() > self._uses_at + _USES_S:
                     await self.note_uses()
                 self._failures.worked(ACCESS)
-            except (ContexError, RecordDamaged) as error:
+            except Exception as error:  # Changes must not cease to hold by what one of them is.
                 self._failures.failed(ACCESS, error)
 
     async def note_uses(self) -> None:
@@ -147,7 +159,7 @@ class Directory:
             await self.note_uses()
 
 
-def _policy(records: Mapping[str, Record]) -> Policy:
+def _policy(records: Mapping[str, Record], is_whole: bool) -> Policy:
     roles, bindings, tenants = dict[str, Role](), dict[str, Binding](), dict[str, Tenant]()
     for record in records.values():
         match record:
@@ -159,4 +171,4 @@ def _policy(records: Mapping[str, Record]) -> Policy:
                 tenants[record.name] = record
             case _:
                 pass
-    return Policy(roles, bindings, tenants)
+    return Policy(roles, bindings, tenants, is_whole)

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from contex_server.access.authenticator import check_valid
+from contex_server.access.authenticator import check_valid, valid_until_s
 from contex_server.access.directory import Directory
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.principal import Principal
@@ -66,6 +66,9 @@ class OpenCalls:
         stream = _Open(task, principal, permissions)
         self._open.add(stream)
         try:
+            # Since the credential was looked at, the request has been waited for. From here on,
+            # changes are told.
+            check_valid(principal, self._directory)
             yield stream.scopes
         except asyncio.CancelledError:
             if stream.ended is None or task.uncancel():
@@ -84,8 +87,7 @@ class OpenCalls:
             self._changed.clear()
             now = time.time()
             async for stream in sliced(tuple(self._open)):
-                expires_s = stream.principal.expires_s
-                if changed or (expires_s is not None and expires_s <= now):
+                if changed or valid_until_s(stream.principal, self._directory) <= now:
                     self._check(stream)
 
     def _check(self, stream: _Open) -> None:

@@ -23,6 +23,7 @@ V = TypeVar("V")
 _CACHED = 50_000
 _ALL = frozenset({"*"})
 _DEFAULT = Tenant(DEFAULT_TENANT)
+_UNKNOWN = Tenant("")
 EVERY_PERMISSION = frozenset(map(int, Permission))
 
 
@@ -62,11 +63,14 @@ class Policy:
         custom_roles: Those that are not built in.
         bindings: By identity or group.
         tenants: By name.
+        is_whole: Whether all tenants are known. While one can't be read, the projects that no other
+            tenant has may be its own: they are nobody's, and not those of "default".
     """
 
     custom_roles: Mapping[str, Role] = field(default_factory=dict)
     bindings: Mapping[str, Binding] = field(default_factory=dict)
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
+    is_whole: bool = True
     _scopes: dict[tuple[Principal, frozenset[int], str], Scope | None] = field(
         default_factory=dict, init=False
     )
@@ -90,8 +94,8 @@ class Policy:
         """The tenant that has a project, existing or not."""
         tenant = self._tenants_of.get(project)
         if tenant is None:
-            owners = (t for t in self.tenants.values() if globs.match(t.projects, project))
-            tenant = next(owners, None) or self.tenants.get(DEFAULT_TENANT, _DEFAULT)
+            rest = self.tenants.get(DEFAULT_TENANT, _DEFAULT) if self.is_whole else _UNKNOWN
+            tenant = next((t for t in self.tenants.values() if t.has(project)), rest)
             _remember(self._tenants_of, project, tenant)
         return tenant
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import orjson
+
+from contex_server.kernel.globs import Globs
+
+T = TypeVar("T")
 
 DEFAULT_TENANT = "default"
 """The tenant of all projects that no other tenant has."""
@@ -106,6 +110,15 @@ class Tenant:
     limits: Mapping[str, int] = field(default_factory=dict)
     project_limits: Mapping[str, int] = field(default_factory=dict)
     description: str = ""
+    _globs: Globs | None = field(default=None, init=False, compare=False, repr=False)
+
+    def has(self, project: str) -> bool:
+        """Whether a project, existing or not, is one of its projects."""
+        if self._globs is None:
+            # Kept, for each project that nobody asked for before asks all tenants.
+            object.__setattr__(self, "_globs", Globs.of(self.projects))
+        assert self._globs is not None
+        return self._globs.fit(project)
 
     @property
     def record_name(self) -> str:
@@ -163,22 +176,60 @@ def decode(name: str, stored: bytes) -> Record:
     Raises:
         RecordDamaged: It is nothing that `encode` wrote.
     """
-    kind = name.partition("/")[0]
     try:
-        fields = orjson.loads(stored)
-        match kind:
-            case "key":
-                return ApiKey(**fields)
-            case "binding":
-                grants = tuple(
-                    Grant(role, frozenset(projects), None if keys is None else frozenset(keys))
-                    for role, projects, keys in fields.pop("grants")
+        record = _read(name.partition("/")[0], orjson.loads(stored))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RecordDamaged(f"{name}: {type(error).__name__}") from None
+    if record.record_name != name:
+        raise RecordDamaged(f"{name}: it holds another record")
+    return record
+
+
+def _read(kind: str, stored: dict[str, Any]) -> Record:
+    # A text in the place of a list would be its characters, "*" among them: nothing is taken that
+    # `encode` has not written so.
+    match kind:
+        case "key":
+            for name, value in stored.items():
+                _the(int if name.endswith("_ms") else str, value)
+            return ApiKey(**stored)
+        case "binding":
+            grants = tuple(
+                Grant(
+                    _the(str, role), _all(str, projects), None if keys is None else _all(str, keys)
                 )
-                return Binding(grants=grants, **fields)
-            case "role":
-                return Role(**{**fields, "permissions": frozenset(fields["permissions"])})
-            case "tenant":
-                return Tenant(**{**fields, "projects": frozenset(fields["projects"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecordDamaged(f"{name}: {type(error).__name__}") from error
-    raise RecordDamaged(f"{name}: of a later version")
+                for role, projects, keys in _the(list, stored.pop("grants"))
+            )
+            updated_ms = _the(int, stored.pop("updated_ms"))
+            return Binding(grants=grants, updated_ms=updated_ms, **_texts(stored))
+        case "role":
+            permissions = _all(int, stored.pop("permissions"))
+            name, description = (_the(str, stored.pop(part)) for part in ("name", "description"))
+            if stored:
+                raise TypeError
+            return Role(name, permissions, description)
+        case "tenant":
+            projects = _all(str, stored.pop("projects"))
+            limits = [_numbers(stored.pop(name)) for name in ("limits", "project_limits")]
+            return Tenant(
+                projects=projects, limits=limits[0], project_limits=limits[1], **_texts(stored)
+            )
+    raise ValueError
+
+
+def _the(kind: type[T], value: object) -> T:
+    if type(value) is not kind:
+        raise TypeError
+    return value
+
+
+def _all(kind: type[T], values: object) -> frozenset[T]:
+    return frozenset(_the(kind, value) for value in _the(list, values))
+
+
+def _texts(stored: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _the(str, value) for name, value in stored.items()}
+
+
+def _numbers(stored: object) -> dict[str, int]:
+    return {name: _the(int, value) for name, value in _the(dict, stored).items()}

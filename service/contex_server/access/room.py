@@ -39,7 +39,6 @@ async def open_access(settings: Settings, store: AccessStore, stack: AsyncExitSt
 
     Raises:
         ContexError: STORE_UNAVAILABLE.
-        RecordDamaged: A tenant can't be read.
     """
     directory = Directory(store)
     await directory.refresh()

@@ -36,7 +36,7 @@ import structlog
 from contex.v1.match_service_pb2 import ExplainRequest
 
 from contex_server.access.admin import Caller
-from contex_server.access.authenticator import Authenticator
+from contex_server.access.authenticator import Authenticator, check_valid
 from contex_server.access.room import AccessRoom
 from contex_server.access.rules import CallClass, Reach
 from contex_server.agents.visibility import Viewer, check_visible
@@ -249,6 +249,8 @@ async def authorize(call: Incoming, rest: Rest, access: AccessRoom) -> Any:
     Rights to keys, bindings, roles and tenants are a matter of AccessService.
     """
     rule = call.rule
+    # Since the credential was looked at, the request has been waited for.
+    check_valid(call.principal, access.directory)
     if rule is None or not rule.is_of_project:
         return await rest(call)
     if call.project == ACCESS:
@@ -279,6 +281,8 @@ def _admitted(call: Incoming, project: str, access: AccessRoom) -> Scope:
     """
     rule = call.rule
     assert rule is not None
+    # A longer name is refused later. It must not be remembered, nor told in full.
+    project = project[: PROJECT.high + 1]
     scope = access.directory.policy.scope(call.principal, rule.permissions, project)
     if scope is None or (rule.reach is Reach.PROJECT and not scope.is_open):
         raise permission_denied(call.method, project, call.principal.identity)

@@ -91,7 +91,10 @@ def _handler(
             problem = f"the request is no {method.input_type.full_name}: {error}"
             raise ContexError(Reason.MALFORMED_REQUEST, problem) from None
         if project_of is not None:
-            call.project = call.project or project_of(request)
+            named = project_of(request)
+            if names_project and named == ACCESS:
+                PROJECT(named)  # Refused: it is nobody's to name.
+            call.project = call.project or named
             if not call.project and name in _OF_DEPLOYMENT:
                 call.project = ACCESS
         return request
@@ -125,7 +128,7 @@ def _handler(
             name,
             deadline=None if left is None else asyncio.get_running_loop().time() + left,
             write=lambda message: context.write(bounded(message)),
-            headers=dict(context.invocation_metadata() or ()),
+            headers=_headers(context.invocation_metadata() or ()),
             peer=context.peer(),
             certificate=_certificate(context) if certificates else {},
             read=read_request,
@@ -167,6 +170,18 @@ def _certificate(context: Context) -> Mapping[str, list[bytes]]:
     if "x509_pem_cert" not in found:
         return {}
     return {name: list(values) for name, values in found.items()}
+
+
+def _headers(metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str | bytes]:
+    """What a client sent, by name: as in HTTP, texts of one name are joined, so that none of two
+    credentials counts."""
+    headers: dict[str, str | bytes] = {}
+    for name, value in metadata:
+        before = headers.get(name)
+        if isinstance(before, str) and isinstance(value, str):
+            value = f"{before}, {value}"
+        headers[name] = value
+    return headers
 
 
 def _project_reader(method: MethodDescriptor) -> Callable[[Any], str] | None:

@@ -25,12 +25,7 @@ _Glob = tuple[str, ...]
 
 def match(globs: frozenset[str], data_key: str) -> bool:
     """Whether a data key fits one of some globs."""
-    if not globs:
-        return False
-    literals, beginnings, others = _parsed(globs)
-    if data_key in literals or data_key.startswith(beginnings):
-        return True
-    return any(_fits(glob, data_key) for glob in others)
+    return bool(globs) and _parsed(globs).fit(data_key)
 
 
 def literal(glob: str) -> str:
@@ -136,23 +131,34 @@ def _places(text: str, character: str) -> int:
     return sum(1 << place for place, other in enumerate(text) if other == character)
 
 
-class _Globs(NamedTuple):
+class Globs(NamedTuple):
     """Several globs: texts, beginnings of texts such as "a*", and all others."""
 
     literals: frozenset[str]
     beginnings: tuple[str, ...]
     others: tuple[_Glob, ...]
 
+    @classmethod
+    def of(cls, globs: frozenset[str]) -> Globs:
+        """Parses them."""
+        literals, beginnings, others = list[str](), list[str](), list[_Glob]()
+        for glob in map(_parse, globs):
+            if _ANY in glob[0] or glob[1:] not in ((), ("",)):
+                others.append(glob)
+            else:
+                (beginnings if len(glob) == 2 else literals).append(glob[0])
+        return cls(frozenset(literals), tuple(beginnings), tuple(others))
+
+    def fit(self, text: str) -> bool:
+        """Whether a text fits one of them."""
+        if text in self.literals or text.startswith(self.beginnings):
+            return True
+        return any(_fits(glob, text) for glob in self.others)
+
 
 @lru_cache(maxsize=512)
-def _parsed(globs: frozenset[str]) -> _Globs:
-    literals, beginnings, others = list[str](), list[str](), list[_Glob]()
-    for glob in map(_parse, globs):
-        if _ANY in glob[0] or glob[1:] not in ((), ("",)):
-            others.append(glob)
-        else:
-            (beginnings if len(glob) == 2 else literals).append(glob[0])
-    return _Globs(frozenset(literals), tuple(beginnings), tuple(others))
+def _parsed(globs: frozenset[str]) -> Globs:
+    return Globs.of(globs)
 
 
 def _parse(glob: str) -> _Glob:

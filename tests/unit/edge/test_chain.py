@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from contex_server.kernel.model import Origin
 from structlog.testing import capture_logs
 
 SERVICE, METHOD = "contex.v1.EventService", "GetEvent"
+NO_ACCESS: Any = SimpleNamespace(required=False)
 
 
 class Edge:
@@ -38,7 +40,7 @@ class Edge:
             return "request"
 
         call = Incoming(SERVICE, METHOD, **{"read": read, "peer": "ipv4:1.2.3.4:5", **fields})
-        chain = links(self.calls, self.counts, self, self.intake)  # type: ignore[arg-type]
+        chain = links(self.calls, self.counts, self, self.intake, NO_ACCESS)  # type: ignore[arg-type]
         return await chained(chain, servicer)(call)
 
     @property
@@ -101,7 +103,7 @@ async def test_a_header_that_is_no_name(header: str) -> None:
             {"headers": {"contex-identity": "two%0Alines"}},
             "INVALID_ARGUMENT",
             "INVALID_FIELD",
-            "shop",
+            None,  # It is not read.
         ),
         ({"drain": True}, "UNAVAILABLE", "SHUTTING_DOWN", "shop"),
         (

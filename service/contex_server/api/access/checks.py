@@ -34,6 +34,11 @@ def text(value: str, field: str) -> str:
     return fields.characters(value, 0, _TEXT_CHARS, field)
 
 
+def optional_identity(value: str, field: str = "identity") -> str:
+    """An identity; "" for any."""
+    return identity(value, field) if value else ""
+
+
 def optional_tenant(value: str, field: str = "tenant") -> str:
     """A tenant; "" for none."""
     return tenant_name(value, field) if value else ""
@@ -42,7 +47,7 @@ def optional_tenant(value: str, field: str = "tenant") -> str:
 def lasts_ms(value: Duration, low_ms: int, high_ms: int, field: str) -> int:
     """A time in milliseconds."""
     milliseconds = value.seconds * 1000 + value.nanos // 1_000_000
-    if not low_ms <= milliseconds <= high_ms:
+    if not 0 <= value.nanos < 1_000_000_000 or not low_ms <= milliseconds <= high_ms:
         problem = f"must be {low_ms / 1000:g} to {high_ms / 1000:,.0f} seconds"
         raise invalid_field(field, problem)
     return milliseconds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
+
 from contex.v1 import access_service_pb2 as pb
 
 from contex_server.access.admin import Caller
@@ -16,10 +18,20 @@ from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks, ContexError, Reason, invalid_field
 from contex_server.kernel.principal import Credential, Principal
 from contex_server.kernel.protobuf import timestamp
+from contex_server.kernel.slices import sliced
+
+_MOST_GROUPS = 32
 
 
 def _caller(call: Call) -> Caller:
     return Caller(call.principal, call.origin)
+
+
+def _sees(administered: Container[str], asked: str) -> Callable[[str], bool]:
+    """Whether a list has what belongs to a tenant; "" of `asked` stands for all of them."""
+    if not asked:
+        return lambda tenant: "" in administered or tenant in administered
+    return lambda tenant: tenant == asked and ("" in administered or tenant in administered)
 
 
 class AccessServicer(Servicer):
@@ -70,23 +82,28 @@ class AccessServicer(Servicer):
         )
 
     def _asked_about(self, request: pb.CheckAccessRequest, call: Call) -> Principal:
-        name = request.identity
-        if not name or (name == call.principal.identity and not request.groups):
-            return call.principal
-        checks.identity(name)
-        fields.check_count("groups", len(request.groups), 32)
-        groups = frozenset(
-            checks.group(group, f"groups[{index}]") for index, group in enumerate(request.groups)
-        )
-        admin, policy = self._rooms.access.admin, self._rooms.access.directory.policy
-        binding = policy.bindings.get(name)
-        if not admin.is_visible(_caller(call), "" if binding is None else binding.tenant):
-            raise ContexError(
-                Reason.ACCESS_NOT_FOUND,
-                f"there is no binding {name!r}, or it is not yours to administer",
-                metadata={"kind": "binding", "name": name},
+        with Checks() as check:
+            name = check(checks.optional_identity, request.identity)
+            check(fields.check_count, "groups", len(request.groups), _MOST_GROUPS)
+            groups = frozenset(
+                check(checks.group, group, f"groups[{index}]")
+                for index, group in enumerate(request.groups[:_MOST_GROUPS])
             )
-        return Principal(name, credential=Credential.TOKEN, groups=groups)
+        own = call.principal.identity
+        if name in ("", own) and not groups:
+            return call.principal
+        asked = groups if name in ("", own) else groups | {name}
+        administered = self._rooms.access.admin.administered(_caller(call))
+        bindings = self._rooms.access.directory.policy.bindings
+        for one in sorted(asked):
+            binding = bindings.get(one)
+            if "" not in administered and (binding is None or binding.tenant not in administered):
+                raise ContexError(
+                    Reason.ACCESS_NOT_FOUND,
+                    f"there is no binding {one!r}, or it is not yours to administer",
+                    metadata={"kind": "binding", "name": one},
+                )
+        return Principal(name or own, credential=Credential.TOKEN, groups=groups)
 
     def _rule(self, method: str) -> Rule:
         rule = self._rooms.access.rules.get(method)
@@ -114,22 +131,22 @@ class AccessServicer(Servicer):
 
     async def list_keys(self, request: pb.ListKeysRequest, call: Call) -> pb.ListKeysResponse:
         with Checks() as check:
+            identity = check(checks.optional_identity, request.identity)
+            tenant = check(checks.optional_tenant, request.tenant)
             size = check(fields.page_size, request.page_size, self._limits)
             after = check(cursors.decode_text, Token.KEYS_PAGE, "", request.page_token)
-        access, caller = self._rooms.access, _caller(call)
+        access = self._rooms.access
+        sees = _sees(access.admin.administered(_caller(call)), tenant)
         visible = [
             key
-            for key in access.directory.all_keys()
-            if key.key_id > after
-            and request.identity in ("", key.identity)
-            and request.tenant in ("", key.tenant)
-            and access.admin.is_visible(caller, key.tenant)
+            async for key in sliced(access.directory.all_keys())
+            if key.key_id > after and identity in ("", key.identity) and sees(key.tenant)
         ]
         page = visible[:size]
         used = await self._rooms.storage.store.access.uses([key.key_id for key in page])
-        response = pb.ListKeysResponse(
-            keys=[messages.key_message(key, ms) for key, ms in zip(page, used, strict=True)]
-        )
+        response = pb.ListKeysResponse()
+        async for key, ms in sliced(zip(page, used, strict=True)):
+            response.keys.append(messages.key_message(key, ms))
         if len(visible) > size:
             response.next_page_token = cursors.encode_text(Token.KEYS_PAGE, "", page[-1].key_id)
         return response
@@ -166,20 +183,24 @@ class AccessServicer(Servicer):
         self, request: pb.ListBindingsRequest, call: Call
     ) -> pb.ListBindingsResponse:
         with Checks() as check:
+            tenant = check(checks.optional_tenant, request.tenant)
             size = check(fields.page_size, request.page_size, self._limits)
             after = check(cursors.decode_text, Token.BINDINGS_PAGE, "", request.page_token)
-        access, caller = self._rooms.access, _caller(call)
-        visible = [
-            binding
-            for identity, binding in sorted(access.directory.policy.bindings.items())
-            if identity > after
-            and request.tenant in ("", binding.tenant)
-            and access.admin.is_visible(caller, binding.tenant)
-        ]
-        response = pb.ListBindingsResponse(bindings=map(messages.binding_message, visible[:size]))
-        if len(visible) > size:
-            last = visible[size - 1].identity
-            response.next_page_token = cursors.encode_text(Token.BINDINGS_PAGE, "", last)
+        access = self._rooms.access
+        sees = _sees(access.admin.administered(_caller(call)), tenant)
+        bindings = access.directory.policy.bindings
+        response, size_bytes = pb.ListBindingsResponse(), 0
+        async for identity in sliced(sorted(name for name in bindings if name > after)):
+            if not sees(bindings[identity].tenant):
+                continue
+            binding = messages.binding_message(bindings[identity])
+            size_bytes += binding.ByteSize()
+            full = response.bindings and size_bytes > self._limits.page_bytes
+            if full or len(response.bindings) == size:
+                last = response.bindings[-1].identity
+                response.next_page_token = cursors.encode_text(Token.BINDINGS_PAGE, "", last)
+                break
+            response.bindings.append(binding)
         return response
 
     async def delete_binding(
@@ -211,13 +232,14 @@ class AccessServicer(Servicer):
     async def list_tenants(
         self, request: pb.ListTenantsRequest, call: Call
     ) -> pb.ListTenantsResponse:
-        access, caller = self._rooms.access, _caller(call)
+        access = self._rooms.access
+        administered = access.admin.administered(_caller(call))
         tenants = {DEFAULT_TENANT: Tenant(DEFAULT_TENANT), **access.directory.policy.tenants}
         return pb.ListTenantsResponse(
             tenants=[
-                messages.tenant_message(tenant)
-                for name, tenant in sorted(tenants.items())
-                if access.admin.is_visible(caller, name)
+                messages.tenant_message(tenants[name])
+                async for name in sliced(sorted(tenants))
+                if "" in administered or name in administered
             ]
         )
 

@@ -30,12 +30,12 @@ def retention(message: pb.Retention) -> Retention:
     return Retention(**{field.name: value for field, value in message.ListFields()}).check()
 
 
-def project_filter(glob: str) -> Callable[[str], bool]:
-    """Whether a name is asked for."""
+def project_filter(glob: str, known: Callable[[str], bool]) -> Callable[[str], bool]:
+    """Whether a name is asked for, by somebody who may know of it."""
     if not glob:
-        return lambda _: True
+        return known
     globs = frozenset({_PROJECT_GLOB(glob)})
-    return lambda name: match(globs, name)
+    return lambda name: match(globs, name) and known(name)
 
 
 def erasure(request: pb.EraseDataRequest) -> tuple[str, str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 
 from contex.v1 import project_service_pb2 as pb
 
+from contex_server.access.roles import Permission
 from contex_server.api.projects import checks
 from contex_server.api.shared import cursors, fields
 from contex_server.api.shared.convert import convert
@@ -20,6 +22,8 @@ from contex_server.kernel.protobuf import timestamp
 from contex_server.log.projects import Deletion, Dimension, Tier
 from contex_server.projects.activity import HOUR, rate, read_activity
 
+_SEES_SIZE = frozenset({int(Permission.OBSERVE), int(Permission.READ)})
+
 
 class ProjectServicer(Servicer):
     SERVICE = pb.DESCRIPTOR.services_by_name["ProjectService"]
@@ -30,24 +34,36 @@ class ProjectServicer(Servicer):
     ) -> pb.ListProjectsResponse:
         with Checks() as check:
             size = check(fields.page_size, request.page_size, self._limits)
-            after = check(cursors.decode_text, Token.PROJECTS_PAGE, call.realm, request.page_token)
-            fits = check(checks.project_filter, request.name)
+            after = check(cursors.decode_text, Token.PROJECTS_PAGE, "", request.page_token)
+            fits = check(checks.project_filter, request.name, self._known(call))
         names = await self._rooms.storage.store.projects.names(after, fits, size + 1)
-        summary = self._summary if call.scope.is_open else self._name
-        summaries = await asyncio.gather(*map(summary, names[:size]))
+        summaries = await asyncio.gather(
+            *(self._summary(name, self._sees_size(call, name)) for name in names[:size])
+        )
         response = pb.ListProjectsResponse(projects=filter(None, summaries))
         if len(names) > size:
-            response.next_page_token = cursors.encode_text(
-                Token.PROJECTS_PAGE, call.realm, names[size - 1]
-            )
+            response.next_page_token = cursors.encode_text(Token.PROJECTS_PAGE, "", names[size - 1])
         return response
 
-    async def _summary(self, project: str) -> pb.ProjectSummary | None:
-        """What a list tells of a project: its name alone where what is stored is damaged."""
+    def _known(self, call: Call) -> Callable[[str], bool]:
+        """Whether the caller may know of a project: it has some right there."""
+        policy = self._rooms.access.directory.policy
+        return lambda project: policy.knows(call.principal, project)
+
+    def _sees_size(self, call: Call, project: str) -> bool:
+        policy = self._rooms.access.directory.policy
+        scope = policy.scope(call.principal, _SEES_SIZE, project)
+        return scope is not None and scope.is_open
+
+    async def _summary(self, project: str, sees_size: bool) -> pb.ProjectSummary | None:
+        """What a list tells of a project: its name alone to who may not see how large it is, and
+        where what is stored is damaged."""
         with self._unlisted.isolated(project):
             bounds = await self._log.bounds(project)
             if not bounds.exists:
                 return None
+            if not sees_size:
+                return pb.ProjectSummary(project=project)
             counters = await self._rooms.storage.store.projects.counters(project)
             return pb.ProjectSummary(
                 project=project,
@@ -56,13 +72,6 @@ class ProjectServicer(Servicer):
                 last_sequence=str(bounds.tail),
                 event_bytes=counters.bytes,
             )
-        return pb.ProjectSummary(project=project)
-
-    async def _name(self, project: str) -> pb.ProjectSummary | None:
-        """What a list tells of a project of which the caller does not see everything."""
-        with self._unlisted.isolated(project):
-            bounds = await self._log.bounds(project)
-            return pb.ProjectSummary(project=project) if bounds.exists else None
         return pb.ProjectSummary(project=project)
 
     async def get_project(self, request: pb.GetProjectRequest, call: Call) -> pb.GetProjectResponse:

@@ -19,7 +19,7 @@ _KINDS = ("access", "changes", "version")
 class RedisAccess(Facet, AccessStore):
     async def changed(self, since: int) -> Changed:
         reply = await self._client.call_read_only(ACCESS, "contex1_access_changed", _KINDS, since)
-        names = (name.decode() for name in reply[1::2])
+        names = (name.decode(errors="replace") for name in reply[1::2])
         values = (value or None for value in reply[2::2])
         return Changed(int(reply[0]), dict(zip(names, values, strict=True)))
 
