@@ -21,9 +21,12 @@ import grpc
 import numpy as np
 import orjson
 from contex.v1 import agent_service_pb2, event_service_pb2
+from contex_server.access import records as access_records
+from contex_server.access.records import ApiKey, Binding, Grant, Record, Tenant, encode
 from contex_server.api.events import checks
 from contex_server.kernel.config import Limits, Settings
 from contex_server.kernel.model import BEGINNING, Origin, Range, Sequence
+from contex_server.log.access import Write
 from contex_server.log.groups import Parked
 from contex_server.matching.embedders.port import Role, Vector
 from contex_server.server import Server
@@ -141,6 +144,7 @@ class Scene:
         self.late = ""
         self.exports: dict[int, bytes] = {}
         self.serial = 0
+        self.key_id = ""
         self.channel = channel
 
     async def call(
@@ -207,6 +211,50 @@ class Scene:
             for n, entry in enumerate(entries)
         ]
         await store.restore(P, {AGENT: parked})
+
+    def next_number(self) -> int:
+        """Another number."""
+        self.serial += 1
+        return self.serial
+
+    async def fill_access(self) -> None:
+        """5,000 keys and bindings, groups with many grants, and 500 tenants whose projects' globs
+        have to be looked at in full; by the store itself, and only what is not there."""
+        admin = self.server.rooms.access
+        number = self.next_number()
+        self.key_id = f"{number:016x}"
+        records: list[Record] = [
+            ApiKey(self.key_id, "rotated", "", "0" * 64),
+            access_records.Role("unused", frozenset({1})),
+            Tenant("unused", frozenset({"unused"})),
+        ]
+        if "identity.04999" not in admin.directory.policy.bindings:
+            grant = Grant("readonly", frozenset({"shop"}), frozenset({"a/*", "b"}))
+            many = tuple(
+                Grant(
+                    "readonly",
+                    frozenset(f"{n:02}-*-{glob}" for glob in range(4)),
+                    frozenset(f"{n:02}/*/{glob}" for glob in range(4)),
+                )
+                for n in range(32)
+            )
+            for n in range(5_000):
+                name = f"identity.{n:05}"
+                records += (
+                    ApiKey(f"f{n:015x}", name, "", "0" * 64, "a name", "an owner"),
+                    Binding(name, "", (grant,)),
+                )
+            records += [Binding(f"group:corp:{n}", "", many) for n in range(32)]
+            records += [
+                Tenant(f"t{n}", frozenset(f"*x*y?{glob:02}*of-{n:03}" for glob in range(32)))
+                for n in range(500)
+            ]
+        changes = {
+            record.record_name: Write(admin.directory.stored(record.record_name), encode(record))
+            for record in records
+        }
+        assert await admin.admin.store.write(changes, b"") is not None
+        await admin.directory.refresh()
 
     async def publish(
         self, events: Iterable[event_service_pb2.NewEvent], project: str = P

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from contex.v1 import access_service_pb2 as access
 from contex.v1 import agent_service_pb2 as agents
 from contex.v1 import audit_service_pb2 as audits
 from contex.v1 import consumer_pb2 as consumers
@@ -168,6 +169,22 @@ _FORMS = {
     "Markdown": event_pb2.CONTEXT_FORMAT_MARKDOWN,
     "TOON": event_pb2.CONTEXT_FORMAT_TOON,
 }
+
+
+def _grants(count: int) -> list[access.Grant]:
+    return [
+        access.Grant(
+            role="readonly",
+            projects=[f"{n:02}-project-{glob:02}*" for glob in range(32)],
+            data_keys=[f"{n:02}/*/{glob:02}" for glob in range(32)],
+        )
+        for n in range(count)
+    ]
+
+
+def _of_access(rpc: str, name: str, make: Callable[[Scene], Message], cpu_ms: float = 300) -> Row:
+    return Row(rpc, name, lambda s: [make(s)], cpu_ms, 32, before=Scene.fill_access)
+
 
 _OF: dict[str, Any] = {"project": P, "agent_id": AGENT}
 
@@ -591,6 +608,75 @@ ROWS = [
             ("JSON Lines", LINES, transfers.IMPORT_MODE_EXACT),
             ("CloudEvents", CLOUD, transfers.IMPORT_MODE_REPLAY),
         )
+    ),
+    # -- access --------------------------------------------------------------------
+    Row("WhoAmI", "", lambda s: [access.WhoAmIRequest()], 100, 32),
+    _of_access(
+        "CheckAccess",
+        "32 groups of 32 grants",
+        lambda s: access.CheckAccessRequest(
+            project=P,
+            method="GetState",
+            data_key="item/1",
+            identity="somebody",
+            groups=[f"group:corp:{n}" for n in range(32)],
+        ),
+        600,
+    ),
+    _of_access(
+        "CreateKey",
+        "with a grant",
+        lambda s: access.CreateKeyRequest(identity=_fresh(s), grants=_grants(1)),
+    ),
+    _of_access("ListKeys", "1,000 of 5,000", lambda s: access.ListKeysRequest(page_size=1_000)),
+    _of_access("ListKeys", "none of 5,000", lambda s: access.ListKeysRequest(identity="nobody")),
+    _of_access("RotateKey", "", lambda s: access.RotateKeyRequest(key_id=s.key_id)),
+    _of_access("RevokeKey", "", lambda s: access.RevokeKeyRequest(key_id=s.key_id)),
+    _of_access(
+        "SetBinding",
+        "32 grants of 32 globs",
+        lambda s: access.SetBindingRequest(
+            binding=access.Binding(identity="bound", grants=_grants(32))
+        ),
+    ),
+    _of_access(
+        "ListBindings",
+        "1,000 of 5,000",
+        lambda s: access.ListBindingsRequest(page_size=1_000),
+        600,
+    ),
+    _of_access(
+        "DeleteBinding",
+        "",
+        lambda s: access.DeleteBindingRequest(identity=f"identity.{s.serial:05}"),
+    ),
+    _of_access(
+        "SetRole",
+        "",
+        lambda s: access.SetRoleRequest(role=access.Role(name="r", permissions=[1, 2, 3])),
+    ),
+    _of_access("ListRoles", "", lambda s: access.ListRolesRequest(), 100),
+    _of_access("DeleteRole", "", lambda s: access.DeleteRoleRequest(name="unused")),
+    _of_access(
+        "SetTenant",
+        "32 globs beside 500 tenants with as many",
+        lambda s: access.SetTenantRequest(
+            tenant=access.Tenant(
+                name="new", projects=[f"*shared*{n:02}*and-?-{n:02}*of-new" for n in range(32)]
+            )
+        ),
+        4_500,
+    ),
+    _of_access("ListTenants", "500", lambda s: access.ListTenantsRequest()),
+    _of_access("DeleteTenant", "", lambda s: access.DeleteTenantRequest(name="unused")),
+    _of_access("GetUsage", "", lambda s: access.GetUsageRequest(tenant="default"), 100),
+    _of_access(
+        "AssignAgents",
+        "all",
+        lambda s: agents.AssignAgentsRequest(
+            project=P, agent_ids="*", identity=_fresh(s), reassign=True
+        ),
+        3_500,
     ),
     # -- projects ------------------------------------------------------------------
     Row("ListProjects", "", lambda s: [projects.ListProjectsRequest()], 200, 32),

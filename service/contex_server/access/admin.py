@@ -32,7 +32,7 @@ from contex_server.access.records import (
 from contex_server.access.roles import BUILT_IN, Permission
 from contex_server.audit.records import AuditAction, encode_action
 from contex_server.kernel.errors import ContexError, Reason, invalid_field
-from contex_server.kernel.globs import literal, overlap
+from contex_server.kernel.globs import overlap
 from contex_server.kernel.model import Origin
 from contex_server.kernel.principal import Principal
 from contex_server.kernel.slices import sliced
@@ -418,14 +418,11 @@ def check_identity(identity: str, tenant: str, field: str = "identity") -> None:
 
 
 async def _check_apart(tenant: Tenant, others: Iterable[Tenant]) -> None:
-    starts = [(literal(mine), mine) for mine in sorted(tenant.projects)]
+    projects = sorted(tenant.projects)
     async for other in sliced([other for other in others if other.name != tenant.name]):
-        for theirs in other.projects:
-            start = literal(theirs)
-            for begins, mine in starts:
-                # Most differ in how they begin.
-                may = start.startswith(begins) or begins.startswith(start)
-                if may and overlap(mine, theirs):
+        for theirs in sorted(other.projects):
+            for mine in projects:
+                if overlap(mine, theirs):
                     problem = f"{mine!r} has projects of {theirs!r}, the tenant {other.name!r}"
                     raise invalid_field("tenant.projects", problem)
 

@@ -61,11 +61,18 @@ def covers(glob: str, other: str) -> bool:
 
 
 def overlap(glob: str, other: str) -> bool:
-    """Whether some text fits both. Exact, in one step for each character of the first.
+    """Whether some text fits both. Exact, in one step for each character of the first at most.
 
-    What has been read of the other glob when `glob` is read up to some character are the bits of
-    a number, as in `_find`.
+    Between the stars of both there is room for all of what is between: then only how they begin
+    and end counts. Otherwise, what has been read of the other glob when `glob` is read up to some
+    character are the bits of a number, as in `_find`.
     """
+    one, two = _parse(glob), _parse(other)
+    if len(one) > 1 and len(two) > 1:
+        return _agree(one[0], two[0]) and _agree(one[-1][::-1], two[-1][::-1])
+    for literal, others in ((one, two), (two, one)):
+        if len(literal) == 1 and _ANY not in literal[0]:
+            return _fits(others, literal[0])
     text = _STAR.join(_ordered(other))
     stars, singles = _places(text, _STAR), _places(text, _ANY)
     any_one = ((1 << len(text)) - 1) & ~stars
@@ -124,6 +131,14 @@ def _written(text: str) -> str:
     """A glob, from characters that stand for themselves, `_ANY` and `_STAR`."""
     names = {_STAR: "*", _ANY: "?", "*": "\\*", "?": "\\?", "\\": "\\\\"}
     return "".join(names.get(character, character) for character in text)
+
+
+def _agree(some: str, other: str) -> bool:
+    """Whether a text may begin with both."""
+    if _ANY not in some and _ANY not in other:
+        return some.startswith(other) or other.startswith(some)
+    pairs = zip(some, other, strict=False)
+    return all(one == another or _ANY in (one, another) for one, another in pairs)
 
 
 def _places(text: str, character: str) -> int:

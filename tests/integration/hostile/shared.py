@@ -41,12 +41,15 @@ from tests.integration.hostile.table import (
 from tests.integration.support import AcknowledgeRequest, P
 
 # Names: project and agent_id of every RPC that has them. Of PublishStream: see its own test.
-# Of ImportProject and Consume: with their other fields. GetServerInfo and ListProjects name no
-# project.
-_ELSEWHERE = {"PublishStream", "ImportProject", "Consume", "GetServerInfo", "ListProjects"}
+# Of ImportProject, Consume and GetUsage: with their other fields.
+_ELSEWHERE = {"PublishStream", "ImportProject", "Consume", "GetUsage"}
 for _rpc in sorted(METHODS.keys() - _ELSEWHERE):
-    _bad = {"empty": "", **long_names(64), **NASTY, **FIRST, "slash": "a/b"}
-    for _name, _text in (_bad if _rpc == "Publish" else some(_bad, *FEW)).items():
+    if "project" not in fields_of(_rpc):
+        continue
+    _bad = {"empty": "", **long_names(64), **NASTY, **FIRST, "slash": "a/b", "access": "~access"}
+    for _name, _text in (_bad if _rpc == "Publish" else some(_bad, *FEW, "access")).items():
+        if _name == "empty" and _rpc in ("ListRecords", "ExportRecords"):
+            continue  # That is the deployment.
         refuse(_rpc, f"project {_name}", "project", project=_text)
     if "agent_id" in fields_of(_rpc):
         _bad = {"empty": "", **long_names(128), **NASTY, **FIRST, "star": "*"}
@@ -299,6 +302,8 @@ def bad_tokens(token: Token) -> dict[str, str]:
     whole = encode_position(token, P, _SOME)
     if token in (Token.AGENTS_PAGE, Token.RECEIVERS_PAGE):
         whole = encode_text(token, P, AGENT)
+    if token in (Token.KEYS_PAGE, Token.BINDINGS_PAGE):
+        whole = encode_text(token, "", AGENT)
     changed = "B" if whole[12] == "A" else "A"
     return {
         "a letter": "x",

@@ -7,7 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
-from contex.v1 import event_pb2
+from contex.v1 import access_service_pb2 as access
+from contex.v1 import access_service_pb2_grpc, event_pb2
 from contex_server.api.shared.cursors import Token, encode_place, encode_position, fingerprint
 from contex_server.kernel.model import Sequence
 from google.protobuf.message import Message
@@ -23,10 +24,26 @@ async def test_tokens_that_were_handed_out_fit_no_other_call_order_or_project(
     scene: Scene,
 ) -> None:
     api = scene.api
+    stub: Any = access_service_pb2_grpc.AccessServiceStub(api.channel)
+
+    async def administer(rpc: str, request: Message) -> Any:
+        return await getattr(stub, rpc)(request)
+
     for project in ("tokens", "else"):
         await api.publish(event("a"), event("b"), project=project)
         for agent_id in ("a", "b"):
             await api.register(agent_id, "a need", project=project)
+        binding = access.Binding(identity=f"identity-{project}")
+        await administer("SetBinding", access.SetBindingRequest(binding=binding))
+        await administer("CreateKey", access.CreateKeyRequest(identity=f"identity-{project}"))
+
+    async def keys(token: str) -> Any:
+        return await administer("ListKeys", access.ListKeysRequest(page_size=1, page_token=token))
+
+    async def bindings(token: str) -> Any:
+        request = access.ListBindingsRequest(page_size=1, page_token=token)
+        return await administer("ListBindings", request)
+
     backwards = event_pb2.ORDER_BACKWARDS
     agents = await api.agents.ListAgents(ListAgentsRequest(project="tokens", page_size=1))
     handed_out = {
@@ -34,7 +51,10 @@ async def test_tokens_that_were_handed_out_fit_no_other_call_order_or_project(
         "agents page": agents.next_page_token,
         "forwards": (await api.replay("tokens").to_end()).cursor,
         "backwards": (await api.replay("tokens", order=backwards).to_end()).cursor,
+        "keys page": (await keys("")).next_page_token,
+        "bindings page": (await bindings("")).next_page_token,
     }
+    everywhere = ("keys page", "bindings page")  # They are of the deployment.
 
     def calls(project: str, token: str) -> dict[str, Any]:
         return {
@@ -44,13 +64,15 @@ async def test_tokens_that_were_handed_out_fit_no_other_call_order_or_project(
             ),
             "forwards": lambda: api.replay(project, cursor=token).to_end(),
             "backwards": lambda: api.replay(project, cursor=token, order=backwards).to_end(),
+            "keys page": lambda: keys(token),
+            "bindings page": lambda: bindings(token),
         }
 
     for made_for, token in handed_out.items():
         assert token
         for project in ("tokens", "else"):
             for name, call in calls(project, token).items():
-                if (made_for, "tokens") == (name, project):
+                if made_for == name and (project == "tokens" or name in everywhere):
                     await call()
                     continue
                 refused = await refusal(call())

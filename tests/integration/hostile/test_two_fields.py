@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 from contex.v1 import event_pb2
+from contex.v1.access_service_pb2 import Binding, Grant, Role, Tenant, UsageLimits
 from contex.v1.agent_service_pb2 import MinDelta, Need
 from contex.v1.audit_service_pb2 import AuditFilter
 from contex.v1.consumer_pb2 import ConsumeStart
 from contex.v1.project_service_pb2 import Retention
 from contex.v1.transfer_service_pb2 import ImportStart, KeyMapping, Redaction
+from google.protobuf.duration_pb2 import Duration
 
 from tests.integration.hostile.scene import METHODS, VALID, Scene
 from tests.integration.support import EventFilter, P, event, refusal
@@ -57,13 +59,24 @@ TWO: dict[str, dict[str, Any]] = {
     "GetActivity": {"dimension": 1, "names": ["a"], "top": 1_000},
     "ExportProject": {"format": 9, "resume_token": "x"},
     "ImportProject": {"start": ImportStart(project="*", import_id="*")},
+    "AssignAgents": {"agent_ids": "", "identity": ""},
+    "CheckAccess": {"identity": "\n", "data_key": "\n"},
+    "CreateKey": {"identity": "", "tenant": "*"},
+    "ListKeys": {"identity": "\n", "page_token": "x"},
+    "RotateKey": {"key_id": "*", "ttl": Duration(nanos=-1)},
+    "SetBinding": {"binding": Binding(identity="", tenant="*")},
+    "ListBindings": {"page_size": -1, "page_token": "x"},
+    "SetRole": {"role": Role(name="*", permissions=[0])},
+    "SetTenant": {"tenant": Tenant(name="*", projects=[""])},
 }
 """What makes two fields of a valid request invalid."""
 ONE_FIELD = {
     # The project alone, which is checked before the others.
     *("GetProject", "GetStats", "GetRetention", "VerifyProject", "GetMatchingStatus"),
+    "SetEncryption",
     *("GetEvent", "GetAgent", "UnregisterAgent", "GetConsumerGroup"),
-    "GetServerInfo",
+    *("GetServerInfo", "WhoAmI", "ListRoles", "ListTenants"),
+    *("RevokeKey", "DeleteBinding", "DeleteRole", "DeleteTenant", "GetUsage"),
     "PublishStream",  # The same check as of Publish.
 }
 INSIDE: list[tuple[str, dict[str, Any], set[str]]] = [
@@ -100,6 +113,24 @@ INSIDE: list[tuple[str, dict[str, Any], set[str]]] = [
             *("start.remap_keys[0].from_prefix", "start.remap_keys[0].to_prefix"),
             *("start.redactions[0].json_pointer", "start.redactions[0].replacement"),
         },
+    ),
+    (
+        "SetBinding",
+        {
+            "binding": Binding(
+                identity="a", grants=[Grant(role="*", data_keys=["\n"]), Grant(role="*")]
+            )
+        },
+        {
+            *("binding.grants[0].role", "binding.grants[0].projects"),
+            *("binding.grants[0].data_keys[0]", "binding.grants[1].role"),
+            "binding.grants[1].projects",
+        },
+    ),
+    (
+        "SetTenant",
+        {"tenant": Tenant(name="t", limits=UsageLimits(agents=-1, needs=-1))},
+        {"tenant.limits.agents", "tenant.limits.needs"},
     ),
     ("Replay", {"speed": 0.0, "max_pause_ms": 2**32 - 1}, {"speed", "max_pause_ms"}),
     (

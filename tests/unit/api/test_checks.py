@@ -92,9 +92,9 @@ def test_nothing_of_persons_is_remembered() -> None:
     text = "known of somebody"
     published(pb.NewEvent(data_key="k", description=text, metadata={SUBJECT: "ann"}))
     known = checks._known_under(LIMITS)
-    assert known.get(("k", "", "", text, "me")) is None
+    assert known.get(("k", "", "", text, ("me", ""))) is None
     published(pb.NewEvent(data_key="k", description=text))
-    assert known.get(("k", "", "", text, "me")) is not None
+    assert known.get(("k", "", "", text, ("me", ""))) is not None
 
 
 def test_what_is_refused_is_not_remembered() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Container
 
 from contex.v1 import access_service_pb2 as pb
@@ -70,8 +71,14 @@ class AccessServicer(Servicer):
                 check.refuse("what", "a permission or a method is required")
         if what == "method":
             permissions, whole = rule.permissions, rule.reach is Reach.PROJECT
-        decision = self._rooms.access.directory.policy.decide(
-            principal, permissions, project, data_key=request.data_key or None, whole=whole
+        # Of many groups there may be a thousand grants.
+        decision = await asyncio.to_thread(
+            self._rooms.access.directory.policy.decide,
+            principal,
+            permissions,
+            project,
+            data_key=request.data_key or None,
+            whole=whole,
         )
         keys = decision.scope.data_keys if decision.scope is not None else None
         return pb.CheckAccessResponse(
