@@ -1,0 +1,85 @@
+"""The Python client, as rights change under its streams."""
+
+from __future__ import annotations
+
+import asyncio
+
+import contex
+import pytest
+
+from tests.integration.access.support import Deployment
+from tests.integration.support import DEADLINE_S, P
+
+
+def client_of(deployment: Deployment, key: str) -> contex.AsyncClient:
+    return contex.AsyncClient(f"127.0.0.1:{deployment.server.port}", api_key=key)
+
+
+async def resumed(stream: contex.Subscription[contex.Event]) -> None:
+    """Waits until a stream that is read has been opened again, and is live."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not (stream.reconnects and stream.caught_up):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stream_goes_on_with_what_may_be_seen_now(deployment: Deployment) -> None:
+    async with client_of(deployment, deployment.secret) as admin:
+        public = contex.Grant("readonly", (P,), ("public/*",))
+        created = await admin.access.create_key("reader", grants=[public])
+        async with (
+            client_of(deployment, created.secret_key) as reader,
+            reader.subscribe(P, start="end") as stream,
+        ):
+            await admin.publish(P, "secret/a", 1)
+            await admin.publish(P, "public/a", 1)
+            assert (await stream.next(DEADLINE_S)).data_key == "public/a"
+
+            following = asyncio.create_task(stream.next(DEADLINE_S))
+            await admin.access.set_binding("reader", [contex.Grant("readonly", (P,))])
+            await resumed(stream)
+            await admin.publish(P, "secret/b", 1)
+            assert (await following).data_key == "secret/b"
+
+            await admin.access.revoke_key(created.key.key_id)
+            with pytest.raises(contex.Unauthenticated) as ended:
+                await stream.next(DEADLINE_S)
+            assert ended.value.cause == "REVOKED"
+
+
+async def test_what_an_agent_held_is_dropped_with_the_right_to_it(deployment: Deployment) -> None:
+    both = contex.Grant("consumer", (P,), ("public/*", "secret/*"))
+    async with client_of(deployment, deployment.secret) as admin:
+        created = await admin.access.create_key("reader", grants=[both])
+        await admin.publish(P, "public/apple", "apples", description="apples")
+        await admin.publish(P, "secret/apple", "apples", description="apples")
+        held: dict[str, contex.MatchedEvent] = {}
+        async with client_of(deployment, created.secret_key) as reader:
+            registered = await reader.register_agent(P, "picker", ["apples"])
+            assert registered.agent.identity == "reader"
+            async with reader.listen(P, "picker") as stream:
+                while len(held) < 2:
+                    (await stream.next(DEADLINE_S)).apply_to(held)
+                public = contex.Grant("consumer", (P,), ("public/*",))
+                await admin.access.set_binding("reader", [public])
+                told = await stream.next(DEADLINE_S)
+                assert told.kind is contex.MatchKind.WITHHELD
+                told.apply_to(held)
+        assert list(held) == ["public/apple"]
+
+
+async def test_a_decision_and_what_is_done_agree(deployment: Deployment) -> None:
+    async with client_of(deployment, deployment.secret) as admin:
+        grants = [contex.Grant("publisher", ("sh*",), ("billing/*",))]
+        created = await admin.access.create_key("billing", grants=grants)
+        async with client_of(deployment, created.secret_key) as billing:
+            for key, allowed in (("billing/a", True), ("hr/a", False)):
+                asked = await billing.access.can("Publish", P, data_key=key)
+                assert bool(asked) is allowed
+                if allowed:
+                    await billing.publish(P, key, 1)
+                else:
+                    with pytest.raises(contex.PermissionDenied):
+                        await billing.publish(P, key, 1)
+            with pytest.raises(contex.PermissionDenied) as denied:
+                await billing.get_state(P)
+            assert (denied.value.identity, denied.value.method) == ("billing", "GetState")
