@@ -27,14 +27,16 @@ async def test_workers_serve_a_self_signed_certificate_to_all_machines(
 ) -> None:
     flags = ("--tls-self-signed", "--host", "0.0.0.0", "--workers", "2", "--metrics-port", "0")
     server = new_server(*flags)
+    server.environment["CONTEX_ACCESS"] = "true"
     await server.start()
     await server.logged("worker_serving", 2)
+    key = (data_dir / "admin.key").read_text().strip()
     assert [line["tls"] for line in server.log if line["event"] == "serving"] == [True, True]
     used = await server.logged("tls_certificate")
     assert used["file"] == str(data_dir / "tls.pem")
     tls = Tls(ca=data_dir / "tls.crt")
     for _ in range(4):  # the kernel spreads connections over the workers
-        async with AsyncClient(f"contexs://{server.target}", tls=tls) as client:
+        async with AsyncClient(f"contexs://{server.target}", tls=tls, api_key=key) as client:
             await client.publish("shop", "k", 1)
     metrics = (await server.logged("metrics"))["port"]
 
