@@ -56,9 +56,9 @@ _CONFLATED = 500_000
 """Entries that are searched for the latest of each data key."""
 _QUOTES = 4_096
 _NO_QUOTES: dict[int, bytes] = {}
-_STUBS = (Change.ERASED, Change.WITHHELD)
-"""What is told without the event, which is one of the service."""
-_PLAIN = frozenset(Change) - {*_STUBS, Change.REGISTERED}
+_WITHOUT_CONTENT = (Change.ERASED, Change.WITHHELD)
+"""Their event is another one than the datum's."""
+_PLAIN = frozenset(Change) - {*_WITHOUT_CONTENT, Change.REGISTERED}
 
 
 class Page(NamedTuple):
@@ -277,8 +277,8 @@ class InboxReader:
     ) -> Delivery | None:
         """The same; without the payload if the event is there no more."""
         change = head.change
-        omitted = entry is None and change not in _STUBS
-        if entry is None or change in _STUBS:
+        omitted = entry is None and change not in _WITHOUT_CONTENT
+        if entry is None or change in _WITHOUT_CONTENT:
             entry = _stub(head)
         elif change is Change.REGISTERED:
             try:

@@ -235,6 +235,9 @@ class DeliveryVerification:
         elif change is Change.ERASED:
             if event.event_type != DATA_ERASED:
                 return f"{decision.event} erases nothing"
+        elif change is Change.WITHHELD:
+            if event.event_type != AGENT_REGISTERED:
+                return f"{decision.event} withholds nothing"
         else:
             problem = _of_event(decision, event)
             if problem:
@@ -242,8 +245,8 @@ class DeliveryVerification:
             problem = _of_needs(inbox.subscriber.agent, decision, event)
             if problem:
                 return problem
-        told = (Change.ERASED, Change.WITHHELD)
-        if not decision.data_key or (event and change not in told and _of_service(event)):
+        without_content = change in (Change.ERASED, Change.WITHHELD)
+        if not decision.data_key or (event and not without_content and _of_service(event)):
             return ""
         known = inbox.known.get(decision.data_key)
         problem, excused = _follow(inbox, place, decision)

@@ -259,7 +259,7 @@ def _object(event: Event, change: Change | None) -> dict[str, Any]:
 def _gone(event: Event, change: Change | None) -> str:
     """What became of the fact, if the agent is to drop it: it must not take it for an empty text,
     or for one that it needs."""
-    if change in (Change.LEFT, Change.ERASED):
+    if change in (Change.LEFT, Change.ERASED, Change.WITHHELD):
         return change.name.lower()
     if event.deletes:
         return "expired" if event.event_type == DATA_EXPIRED else "deleted"

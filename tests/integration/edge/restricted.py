@@ -168,9 +168,10 @@ class Scene:
         kind = GetMessageClass(METHODS[name].output_type)
         while "next_page_token" in kind.DESCRIPTOR.fields_by_name and not answers[-1].error:
             request.page_token = kind.FromString(answers[-1].messages[0]).next_page_token
-            if not request.page_token or len(answers) == 50:
+            if not request.page_token or len(answers) == 40:
                 break
             answers.append(await self.call(identity, name, request))
+            assert not answers[-1].error, (name, request, answers[-1].error)
         return answers
 
 
@@ -196,8 +197,8 @@ async def fill(scene: Scene) -> None:
     await _register(api, "identity-canary", HIDDEN_AGENT, needs)
     for owner, agent_id in (("guest", ITS_OWN), ("narrow", COVERED), ("guest", DOOMED)):
         await _register(api, owner, agent_id, ["apples"])
-        await api.listen(agent_id).until(lambda stream: len(set(stream.keys)) == 2)
-    await api.listen(HIDDEN_AGENT).until(lambda stream: HIDDEN in stream.keys)
+        await _listen(api, agent_id)
+    await _listen(api, HIDDEN_AGENT)
     async with Worker(api, "consumer", ITS_OWN) as worker:
         first = await worker.until(lambda: _of_both(worker))
         for each in first:
@@ -226,6 +227,12 @@ async def fill(scene: Scene) -> None:
 def _of_both(worker: Worker) -> list[groups_pb.ConsumerDelivery]:
     by_key = {each.matched.event.data_key: each for each in worker.deliveries}
     return [by_key[SEEN], by_key[HIDDEN]] if {SEEN, HIDDEN} <= by_key.keys() else []
+
+
+async def _listen(api: Api, agent_id: str) -> None:
+    """Lets an agent be sent what it gets."""
+    stream = await api.listen(agent_id).until(lambda each: {SEEN, HIDDEN} <= set(each.keys))
+    await stream.cancel()
 
 
 async def _publish(api: Api, *events: Any, **fields: Any) -> list[str]:
@@ -292,7 +299,8 @@ def _moments(scene: Scene) -> list[Any]:
 
 
 def _sequences(scene: Scene) -> list[str]:
-    return [*scene.hidden, scene.seen[0], "1-0"]
+    """One of each kind of event, and one that there is not."""
+    return [*scene.hidden[:1], *scene.hidden[-4:], scene.seen[0], "1-0"]
 
 
 def _agent_rows(kind: Any, **fields: Any) -> Callable[[Scene], Iterator[Any]]:
@@ -403,7 +411,8 @@ ROWS: dict[str, Callable[[Scene], Iterator[Any]]] = {
     "GetProject": lambda _: iter([projects_pb.GetProjectRequest(project=P)]),
     "GetEvent": _get_events,
     "ListEvents": lambda scene: itertools.chain(
-        _of(events_pb.ListEventsRequest, filter=_FILTERS, order=_ORDERS, page_size=_SIZES),
+        _of(events_pb.ListEventsRequest, filter=_FILTERS, order=_ORDERS, page_size=[100]),
+        _of(events_pb.ListEventsRequest, filter=_FILTERS[:2], order=_ORDERS, page_size=[1, 3]),
         _of(events_pb.ListEventsRequest, since=_moments(scene)[1:]),
     ),
     "Replay": lambda scene: itertools.chain(
@@ -456,7 +465,7 @@ ROWS: dict[str, Callable[[Scene], Iterator[Any]]] = {
     "GetHistory": _keyed(state_pb.GetHistoryRequest, page_size=[1, 100]),
     "GetRevision": lambda _: _of(state_pb.GetRevisionRequest, data_key=_KEYS, revision=[1, 2, 99]),
     "GetBlame": _keyed(state_pb.GetBlameRequest),
-    "ListRecords": _audits(audit_pb.ListRecordsRequest, order=_ORDERS, page_size=[1, 1_000]),
+    "ListRecords": _audits(audit_pb.ListRecordsRequest, order=_ORDERS, page_size=[7]),
     "ExportRecords": _audits(
         audit_pb.ExportRecordsRequest, format=[*filter(None, audit_pb.AuditFormat.values())]
     ),
@@ -506,6 +515,13 @@ ROWS: dict[str, Callable[[Scene], Iterator[Any]]] = {
     ),
 }
 """What a caller asks for by each method. What changes something comes last."""
+
+PAGED = sorted(
+    name
+    for name in ROWS
+    if "page_token" in METHODS[name].input_type.fields_by_name and name != "ListProjects"
+)
+"""Those that answer in pages."""
 
 
 def readable(name: str, request: Any, answers: list[bytes]) -> bytes:

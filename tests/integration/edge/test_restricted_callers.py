@@ -5,17 +5,25 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import AsyncIterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from contex.v1.consumer_pb2 import ListParkedRequest
+from contex.v1.agent_service_pb2 import ListDeliveriesRequest
+from contex.v1.audit_service_pb2 import AUDIT_ACTION_REFUSED, AuditFilter, ListRecordsRequest
+from contex.v1.consumer_pb2 import GetConsumerGroupRequest, ListParkedRequest
+from contex.v1.event_service_pb2 import PublishResponse
+from contex.v1.state_service_pb2 import GetHistoryRequest
 from contex_server import server as module
 from contex_server.agents import visibility
+from contex_server.api.shared.cursors import Token, encode_position, page_token
 from contex_server.edge import chain
 from contex_server.edge.incoming import Link
+from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
+from contex_server.kernel.model import Proven, Sequence
 from contex_server.server import Server
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -31,7 +39,10 @@ from tests.integration.edge.restricted import (
     ITS_OWN,
     METHODS,
     OPEN_TO_PARTS,
+    PAGED,
     ROWS,
+    SCOPES,
+    SEEN,
     Answer,
     Scene,
     access,
@@ -41,7 +52,22 @@ from tests.integration.edge.restricted import (
     standing,
     tokens_of,
 )
-from tests.integration.support import Api, GetAgentRequest, P, Words
+from tests.integration.groups.worker import Worker
+from tests.integration.support import (
+    DEADLINE_S,
+    Api,
+    GetAgentRequest,
+    ListenRequest,
+    ListEventsRequest,
+    P,
+    PublishRequest,
+    ReplayRequest,
+    SubscribeRequest,
+    Words,
+    event,
+    eventually,
+    order,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 _NAMED = re.compile(rb"[a-z.-]*canary[a-z.-]*( apples)?")
@@ -76,7 +102,7 @@ async def test_every_method_has_a_row() -> None:
     assert ROWS.keys() == set(OPEN_TO_PARTS)
 
 
-def _check(scene: Scene, name: str, request: Any, answer: Answer) -> None:
+def _check(scene: Scene, name: str, request: Any, answer: Answer, *known: str) -> None:
     kind = GetMessageClass(METHODS[name].output_type)
     tokens = b"".join(
         decoded(token)
@@ -89,7 +115,7 @@ def _check(scene: Scene, name: str, request: Any, answer: Answer) -> None:
         everything = everything.replace(given[0], b"")  # The caller's own words.
     assert CANARY not in everything.lower(), (name, request, everything)
     assert not [proof for proof in scene.proofs if proof in tokens], (name, request)
-    named = set(str(request).split('"'))
+    named = {*str(request).split('"'), *known}
     told = [s for s in scene.hidden if s.encode() in answer.error and s not in named]
     assert told == [], (name, request, answer.error)
 
@@ -176,3 +202,118 @@ async def test_the_hidden_things_are_all_there_still(scene: Scene) -> None:
     assert HIDDEN.encode() in left
     log = {each.sequence for each in await scene.api.log()}
     assert {*scene.hidden, *scene.seen} <= log
+
+
+async def test_a_page_token_is_of_the_scope_that_it_was_made_in(scene: Scene) -> None:
+    for name in PAGED:
+        for request in islice(ROWS[name](scene), 4):
+            request.page_size = 1
+            kind = GetMessageClass(METHODS[name].output_type)
+            made: dict[str, str] = {}
+            for identity in ("", "guest"):
+                (*_, answer) = (await scene.call(identity, name, request)).messages or [b""]
+                made[identity] = kind.FromString(answer).next_page_token
+            for identity, token in made.items():
+                for other in {"", "guest", "blind"} - {identity}:
+                    if not token:
+                        continue
+                    again = type(request)()
+                    again.CopyFrom(request)
+                    again.page_token = token
+                    refused = await scene.call(other, name, again)
+                    # Or it is of an agent that the other one does not see.
+                    reasons = (b"CURSOR_INVALID", b"AGENT_NOT_FOUND")
+                    assert any(r in refused.error for r in reasons), (
+                        name,
+                        identity,
+                        other,
+                        request,
+                        refused,
+                    )
+
+
+async def test_forged_tokens_show_nothing(scene: Scene) -> None:
+    """Made as the server makes them: positions carry no authority."""
+    realm = Call("", "", None, project=P, scope=SCOPES["guest"]).realm
+    for hidden in scene.hidden:
+        place = Sequence.parse(hidden)
+        for position in (place, Proven.of(place), Proven.of(place, b"12345678")):
+            page = encode_position(Token.EVENTS_PAGE, realm, position)
+            cursor = encode_position(Token.CURSOR, P, position)
+            for name, request in (
+                ("ListEvents", ListEventsRequest(project=P, page_token=page)),
+                ("Replay", ReplayRequest(project=P, cursor=cursor)),
+                ("Subscribe", SubscribeRequest(project=P, cursor=cursor)),
+                ("Listen", ListenRequest(project=P, agent_id=ITS_OWN, cursor=cursor)),
+            ):
+                answer = await scene.call("guest", name, request)
+                _check(scene, name, request, answer, hidden)
+        history = GetHistoryRequest(project=P, data_key=SEEN, omit_patches=True)
+        numbers = (place.ms, place.n, place.ms, place.ms, place.n)
+        history.page_token = page_token(Token.HISTORY_PAGE, realm, history, numbers)
+        answer = await scene.call("guest", "GetHistory", history)
+        assert b"CURSOR_INVALID" in answer.error
+        _check(scene, "GetHistory", history, answer)
+
+
+async def test_a_request_id_of_a_hidden_publish_is_free(scene: Scene) -> None:
+    await scene.api.publish(event(HIDDEN, b'"canary"'), request_id="taken")
+    (last,) = await scene.api.publish(event(HIDDEN, b'"canary"'), request_id="taken.too")
+    request = PublishRequest(project=P, request_id="taken", events=[event(SEEN, b'"apples"')])
+    receipts = []
+    for _ in range(2):
+        (raw,) = (await scene.call("guest", "Publish", request)).messages
+        receipts.append(PublishResponse.FromString(raw))
+    first, again = receipts
+    assert not first.duplicate or order(first.receipts[0].sequence) > order(last)
+    assert order(first.receipts[0].sequence) > order(last)
+    assert again.duplicate
+    assert again.receipts == first.receipts
+
+
+async def test_a_consumer_is_given_what_it_may_see_and_the_rest_is_settled(scene: Scene) -> None:
+    api, agent_id = scene.api, "guest-consumer"
+    await api.register(agent_id, "apples", last_seen_sequence="0")
+    listener = await api.listen(agent_id).until(lambda s: {SEEN, HIDDEN} <= set(s.keys))
+    await listener.cancel()
+    headers = (("contex-identity", "guest"),)
+    async with Worker(api, "g", agent_id, metadata=headers) as worker:
+        for n in range(5):
+            await api.publish(event(HIDDEN, b'"canary apples, later %d"' % n))
+        (last,) = await api.publish(event(SEEN, b'"apples at last"'))
+        while not worker.deliveries or worker.deliveries[-1].matched.event.sequence != last:
+            given = await worker.until(lambda: [d for d in worker.deliveries if _is_left(d)])
+            for each in given:
+                _SETTLED.add(each.delivery_id)
+                await worker.ack(each.delivery_id)
+        await worker.ack(worker.deliveries[-1].delivery_id)
+        assert {each.matched.event.data_key for each in worker.deliveries} == {SEEN}
+        assert CANARY not in b"".join(m.SerializeToString() for m in worker.messages)
+        state = GetConsumerGroupRequest(project=P, agent_id=agent_id)
+
+        async def is_settled() -> bool:
+            group = await api.agents.GetConsumerGroup(state, timeout=DEADLINE_S)
+            return (group.outstanding_count, group.backlog_count) == (0, 0)
+
+        await eventually(is_settled)
+    sent = ListDeliveriesRequest(project=P, agent_id=agent_id, page_size=1_000)
+    deliveries = (await api.agents.ListDeliveries(sent, timeout=DEADLINE_S)).deliveries
+    consumed = {each.stream_id for each in deliveries if each.sequence == last}
+    assert len(consumed) == 1
+    assert {each.data_key for each in deliveries if each.stream_id in consumed} == {SEEN}
+
+    async def is_told() -> bool:
+        wanted = AuditFilter(actions=[AUDIT_ACTION_REFUSED], actors=["guest"])
+        request = ListRecordsRequest(project=P, filter=wanted, page_size=1_000)
+        records = (await api.audits.ListRecords(request, timeout=DEADLINE_S)).records
+        told = [r for r in records if r.detail == f"Consume: withheld from {agent_id}"]
+        return sum(r.count for r in told) >= 5
+
+    await eventually(is_told)
+
+
+_SETTLED: set[str] = set()
+
+
+def _is_left(delivery: Any) -> bool:
+    return delivery.delivery_id not in _SETTLED

@@ -20,7 +20,9 @@ def seconds(value: float) -> Duration:
 class Worker:
     """A stream of Consume, and what came by it."""
 
-    def __init__(self, api: Api, name: str = "w", agent_id: str = "a", **fields: Any) -> None:
+    def __init__(
+        self, api: Api, name: str = "w", agent_id: str = "a", metadata: Any = None, **fields: Any
+    ) -> None:
         self.name = name
         self.messages: list[pb.ConsumeResponse] = []
         self.deliveries: list[pb.ConsumerDelivery] = []
@@ -28,7 +30,7 @@ class Worker:
         self.error: grpc.aio.AioRpcError | None = None
         self._number = 0
         self._changed = asyncio.Condition()
-        self.call = api.agents.Consume()
+        self.call = api.agents.Consume(metadata=metadata)
         fields.setdefault("heartbeat_interval_ms", 60_000)
         self._start = pb.ConsumeStart(project=P, agent_id=agent_id, consumer=name, **fields)
         self._task = asyncio.create_task(self._read())

@@ -8,8 +8,10 @@ from contex_server.api.shared.cursors import (
     encode_position,
     encode_text,
 )
+from contex_server.kernel.call import Call
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.model import BEGINNING, END_OF_TIME, Proven, Sequence
+from contex_server.kernel.scope import Scope
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,3 +76,43 @@ def test_tokens_are_for_one_project_and_one_use() -> None:
     invalid(Token.CURSOR, "q", text)
     invalid(Token.BACKWARDS, "p", text)
     invalid(Token.CURSOR, "p", encode_text(Token.CURSOR, "p", "short"))
+
+
+REALMS = st.builds(
+    lambda project, keys: Call("s", "m", None, project=project, scope=Scope(keys)).realm,
+    st.sampled_from(["p", "q", "p.q"]),
+    st.none() | st.frozensets(st.sampled_from(["a*", "b", "a*b"]), max_size=2),
+)
+
+
+def test_the_realm_of_one_who_sees_everything_is_the_project() -> None:
+    assert Call("s", "m", None, project="p").realm == "p"
+
+
+@given(st.sampled_from(Token), st.sampled_from(Token), REALMS, REALMS, sequences, st.text("ab"))
+def test_a_token_holds_for_its_use_its_project_and_its_scope_alone(
+    token: Token, other_token: Token, realm: str, other: str, position: Sequence, value: str
+) -> None:
+    text, place = encode_text(token, realm, value), encode_position(token, realm, position)
+    if (token, realm) == (other_token, other):
+        assert decode_text(token, realm, text) == value
+        assert decode_position(token, realm, place) == position
+        return
+    invalid(other_token, other, place)
+    if value:
+        with pytest.raises(ContexError) as refused:
+            decode_text(other_token, other, text)
+        assert refused.value.reason is Reason.CURSOR_INVALID
+
+
+@given(st.sampled_from(Token), REALMS, sequences, st.data())
+def test_a_token_that_is_cut_or_put_together_of_two_is_refused(
+    token: Token, realm: str, position: Sequence, data: st.DataObject
+) -> None:
+    text = encode_position(token, realm, position)
+    cut = data.draw(st.integers(1, len(text) - 1))
+    invalid(token, realm, text[:cut])
+    another = encode_position(token, realm, data.draw(sequences))
+    mixed = text[:cut] + another[cut:]
+    if mixed not in (text, another):
+        invalid(token, realm, mixed)

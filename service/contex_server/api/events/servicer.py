@@ -82,7 +82,7 @@ class EventServicer(Servicer):
                     )
                     if full or scanned >= self._limits.page_scanned_events:
                         place = event_codec.proven(last) if last else span.after
-                        response.next_page_token = encode_position(token, call.project, place)
+                        response.next_page_token = encode_position(token, call.realm, place)
                         return response
                     if not event_codec.is_admitted(entry, call.scope):
                         continue
