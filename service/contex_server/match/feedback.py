@@ -105,8 +105,27 @@ class Feedback:
         )
         body = event_codec.encode(MATCH_FEEDBACK, payload, {})
         event = NewEvent(body, event_type=MATCH_FEEDBACK)
-        appended = await self._log.append(Append(project, [event], request_id, origin=origin))
+        append = Append(project, [event], request_id, origin=origin)
+        appended = await self._log.append(append)
+        if appended.duplicate and not await self._is_seen(project, appended.first, agent_id, scope):
+            # Always the same one, which no client can choose.
+            append.request_id = f"{request_id}~{scope.digest}"
+            appended = await self._log.append(append)
         return appended.first
+
+    async def _is_seen(
+        self, project: str, sequence: LogSequence, agent_id: str, scope: Scope
+    ) -> bool:
+        """Whether what a request id stands for already is a verdict that the caller may see."""
+        if scope.is_open:
+            return True
+        (entry,) = await self._log.get(project, [sequence])
+        record = None if entry is None else readable_feedback(event_codec.decode(entry))
+        return (
+            record is not None
+            and record["agent_id"] == agent_id
+            and scope.admits(record["data_key"])
+        )
 
     async def export(
         self, project: str, span: Range, scope: Scope, sees: Sees | None = None

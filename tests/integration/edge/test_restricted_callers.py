@@ -15,6 +15,7 @@ from contex.v1.agent_service_pb2 import ListDeliveriesRequest
 from contex.v1.audit_service_pb2 import AUDIT_ACTION_REFUSED, AuditFilter, ListRecordsRequest
 from contex.v1.consumer_pb2 import GetConsumerGroupRequest, ListParkedRequest
 from contex.v1.event_service_pb2 import PublishResponse
+from contex.v1.match_service_pb2 import RecordFeedbackRequest, RecordFeedbackResponse
 from contex.v1.state_service_pb2 import GetHistoryRequest
 from contex_server import server as module
 from contex_server.agents import visibility
@@ -265,10 +266,16 @@ async def test_a_request_id_of_a_hidden_publish_is_free(scene: Scene) -> None:
         (raw,) = (await scene.call("guest", "Publish", request)).messages
         receipts.append(PublishResponse.FromString(raw))
     first, again = receipts
-    assert not first.duplicate or order(first.receipts[0].sequence) > order(last)
     assert order(first.receipts[0].sequence) > order(last)
     assert again.duplicate
     assert again.receipts == first.receipts
+    verdict = RecordFeedbackRequest(
+        project=P, agent_id=ITS_OWN, sequence=scene.seen[0], request_id="taken.too"
+    )
+    told = [(await scene.call("guest", "RecordFeedback", verdict)).messages for _ in range(2)]
+    assert told[0] == told[1]
+    (raw,) = told[0]
+    assert order(RecordFeedbackResponse.FromString(raw).sequence) > order(last)
 
 
 async def test_a_consumer_is_given_what_it_may_see_and_the_rest_is_settled(scene: Scene) -> None:
