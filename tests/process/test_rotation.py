@@ -15,7 +15,7 @@ from tests.process.conftest import NewServer
 from tests.process.servers import eventually
 
 P = "p"
-SUBJECTS = 900
+SUBJECTS = 600
 """More than are wrapped anew in one step."""
 
 
@@ -36,8 +36,8 @@ async def test_a_rotation_that_is_killed_goes_on(
     ]
     async with AsyncClient(server.target) as client:
         assert (await client.set_encryption(P, True)).enabled
-        for start in range(0, len(events), 300):
-            await client.publish_batch(P, events[start : start + 300])
+        for start in range(0, len(events), 50):
+            await client.publish_batch(P, events[start : start + 50])
         before = await payloads(client)
         old_id = (await client.project(P)).encryption
         await eventually(lambda: len(archived_keys(data_dir)) >= 300)
@@ -74,7 +74,8 @@ async def test_a_rotation_that_is_killed_goes_on(
 
 
 def archived_keys(data_dir: Path) -> list[bytes]:
-    objects = [path.read_bytes() for path in (data_dir / "archive").rglob("keys/*")]
+    names = [path for path in (data_dir / "archive").rglob("keys/*") if "#" not in path.name]
+    objects = [path.read_bytes() for path in names]  # The others are being written.
     return [base64.b64decode(json.loads(each)["key"]) for each in objects]
 
 
