@@ -27,6 +27,7 @@ from contex_server.tiers import sealer
 
 from tests.conftest import StartServer
 from tests.integration.logs import exported, imported
+from tests.integration.projects.test_compaction import compact, set_retention
 from tests.integration.projects.test_erasure import everything
 from tests.integration.support import DEADLINE_S, Api, P, Words, event, eventually, refusal
 
@@ -195,6 +196,22 @@ async def test_a_data_key_is_erased(
     assert not gone.payload
     assert gone.erased.request_id == "r"
     assert SECRET in stays.payload
+    assert SECRET not in archived(tmp_path) + await everything(valkey, store)
+
+
+async def test_superseded_revisions_are_compacted(
+    api: Api, small_server: Server, valkey: EmbeddedValkey, store: Any, tmp_path: Path
+) -> None:
+    await encrypt(api)
+    await set_retention(api, keep_revisions=1)
+    for _ in range(25):
+        await api.publish(secret())
+    await archive(small_server)
+    await compact(small_server)
+    *before, latest = await api.log()
+    assert [bool(e.payload) for e in before] == [False] * 24
+    assert SECRET in latest.payload
+    assert await verified(api) == []
     assert SECRET not in archived(tmp_path) + await everything(valkey, store)
 
 
