@@ -83,3 +83,38 @@ async def test_a_decision_and_what_is_done_agree(deployment: Deployment) -> None
             with pytest.raises(contex.PermissionDenied) as denied:
                 await billing.get_state(P)
             assert (denied.value.identity, denied.value.method) == ("billing", "GetState")
+
+
+async def test_a_consumer_is_not_given_what_it_may_no_longer_read(deployment: Deployment) -> None:
+    keys = ("public/apple", "secret/apple", "secret/apples")
+    both = contex.Grant("consumer", (P,), ("public/*", "secret/*"))
+    async with client_of(deployment, deployment.secret) as admin:
+        created = await admin.access.create_key("reader", grants=[both])
+        for key in keys:
+            await admin.publish(P, key, "apples", description="apples")
+        async with client_of(deployment, created.secret_key) as reader:
+            await reader.register_agent(P, "picker", ["apples"])
+            async with reader.listen(P, "picker") as stream:
+                decided = {(await stream.next(DEADLINE_S)).event.data_key for _ in keys}
+            assert decided == {*keys}
+            async with reader.consume(P, "picker", auto_ack=False) as consuming:
+                while (claimed := await anext(consuming)).event.data_key != "secret/apple":
+                    pass
+                await claimed.park("for later")
+
+            public = contex.Grant("consumer", (P,), ("public/*",))
+            await admin.access.set_binding("reader", [public])
+            content: dict[str, bytes] = {}
+            async with (
+                asyncio.timeout(DEADLINE_S),
+                reader.consume(P, "picker") as consuming,
+            ):
+                while len(content) < len(keys):  # the last of each key
+                    delivery = await anext(consuming)
+                    content[delivery.event.data_key] = delivery.event.payload
+                    if delivery.kind is not contex.MatchKind.WITHHELD:
+                        assert delivery.event.data_key == "public/apple"
+            assert content == {"public/apple": b"apples", "secret/apple": b"", "secret/apples": b""}
+            assert not [parked async for parked in reader.parked(P, "picker")]
+        (whole,) = [parked async for parked in admin.parked(P, "picker")]
+        assert whole.matched.event.payload == b"apples"
