@@ -11,8 +11,6 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from typing import TypeVar
 
-from contex_server.kernel.right_of_way import RIGHT_OF_WAY
-
 T = TypeVar("T")
 
 SLICE_S = 0.005
@@ -20,16 +18,11 @@ SLICE_S = 0.005
 for that costs as much as an event, and who is interrupted more often does no harm."""
 
 
-TAKEN_S = 0.001
-"""The same while somebody publishes or is delivered to: each of the ten or so steps of that waits
-for a slice of every such call. An extra turn of the loop costs some 20 µs."""
-
-
 class Slices:
     """Lets other tasks run whenever a slice is used up."""
 
     def __init__(self) -> None:
-        self._end = _end()
+        self._end = time.perf_counter() + SLICE_S
 
     def is_over(self) -> bool:
         """Whether a slice is used up."""
@@ -39,12 +32,7 @@ class Slices:
         """Ends a slice that is used up; to be called after each piece of work."""
         if self.is_over():
             await asyncio.sleep(0)
-            self._end = _end()
-
-
-def _end() -> float:
-    """When a slice that begins now is used up."""
-    return time.perf_counter() + (TAKEN_S if RIGHT_OF_WAY.is_taken else SLICE_S)
+            self._end = time.perf_counter() + SLICE_S
 
 
 async def sliced(items: Iterable[T]) -> AsyncIterator[T]:
