@@ -19,16 +19,23 @@ class Meter:
     """Charges what one call looks at.
 
     Args:
+        owner: Whom it is charged to.
         charge: Takes a number of units.
         owed_s: How long until what was charged is paid for; 0: nothing is owed.
         throttled: Whether the call waits for that between its pages.
     """
 
-    __slots__ = ("_charge", "_owed_s", "_task", "_throttled", "units")
+    __slots__ = ("_charge", "_owed_s", "_task", "_throttled", "owner", "units")
 
     def __init__(
-        self, charge: Callable[[int], None], owed_s: Callable[[], float], *, throttled: bool
+        self,
+        owner: str,
+        charge: Callable[[int], None],
+        owed_s: Callable[[], float],
+        *,
+        throttled: bool,
     ) -> None:
+        self.owner = owner
         self._charge = charge
         self._owed_s = owed_s
         self._throttled = throttled
@@ -69,6 +76,12 @@ def metered(meter: Meter) -> Iterator[None]:
     finally:
         meter.close()
         _METER.reset(token)
+
+
+def owner() -> str:
+    """Whom the work of this task is charged to; "" if nobody is."""
+    meter = _METER.get()
+    return "" if meter is None else meter.owner
 
 
 def looked_at(units: int) -> None:

@@ -138,7 +138,9 @@ class QuotaKeeper:
         def owed_s() -> float:
             return 0.0 if bounds.is_open else rates.owed_s(bounds, project, WORK)
 
-        meter = Meter(charge, owed_s, throttled=throttled)
+        # Of a deployment without tenants, projects have their turns.
+        owner = project if bounds.is_open else bounds.tenant
+        meter = Meter(owner, charge, owed_s, throttled=throttled)
         with metered(meter):
             yield meter
 
