@@ -144,7 +144,7 @@ async def start_server(
         *,
         embedder: Embedder | None = None,
         previous: tuple[Embedder, ...] = (),
-        limits: LimitsOf | None = None,
+        quotas: LimitsOf | None = None,
         **settings: Any,
     ) -> Server:
         if embedder is not None and embedder.model_id.startswith("words"):
@@ -154,7 +154,7 @@ async def start_server(
         settings.setdefault("data_dir", tmp_path)
         chosen = Settings(**{"port": 0, "shutdown_grace_s": 1.0, **settings})
         server = await Server.start(
-            chosen, url, embedder=embedder or minilm, previous=previous, limits=limits
+            chosen, url, embedder=embedder or minilm, previous=previous, quotas=quotas
         )
         servers.append(server)
         return server

@@ -88,7 +88,7 @@ class Server:
         *,
         embedder: Embedder | None = None,
         previous: tuple[Embedder, ...] = (),
-        limits: LimitsOf | None = None,
+        quotas: LimitsOf | None = None,
     ) -> Self:
         """Builds the server and returns when it serves.
 
@@ -97,7 +97,7 @@ class Server:
             store_url: The store.
             embedder: The configured model, loaded already; None loads it.
             previous: Loaded models that may still serve some projects.
-            limits: What tenants may use; None: as their records say.
+            quotas: What tenants may use; None: as their records say.
 
         Raises:
             StartupError: The store can't be reached, the port is taken, or the like.
@@ -105,7 +105,7 @@ class Server:
         self = cls(settings)
         try:
             self.rooms = await open_rooms(
-                settings, store_url, self._stack, embedder, previous, limits
+                settings, store_url, self._stack, embedder, previous, quotas
             )
             await self._serve()
         except BaseException:

@@ -89,7 +89,7 @@ async def scene(
 ) -> AsyncIterator[Scene]:
     limits = Plain()
     servers = [
-        await start_server(valkey.url, embedder=words, limits=limits, access=False)
+        await start_server(valkey.url, embedder=words, quotas=limits, access=False)
         for _ in range(2)
     ]
     async with AsyncExitStack() as stack:
@@ -371,7 +371,7 @@ async def test_a_long_stream_waits_between_pages(
         await scene.one.publish(*(own() for _ in range(100)), project=SHOP)
     scene.limits.project(work_per_second=500)
     server = await start_server(
-        valkey.url, embedder=words, limits=scene.limits, access=False, replay_page_events=100
+        valkey.url, embedder=words, quotas=scene.limits, access=False, replay_page_events=100
     )
     async with Api.of(server) as api:
         start = time.monotonic()
