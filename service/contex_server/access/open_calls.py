@@ -16,6 +16,7 @@ from typing import Any
 
 from contex_server.access.authenticator import check_valid, valid_until_s
 from contex_server.access.directory import Directory
+from contex_server.kernel.call import Call, Write
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.principal import Principal
 from contex_server.kernel.scope import Scope
@@ -31,6 +32,7 @@ class _Open:
     Attributes:
         scopes: By project, what it was opened with.
         ended: Why it was ended from here.
+        writing: How many messages are being sent: one at most.
     """
 
     task: asyncio.Task[Any]
@@ -38,6 +40,27 @@ class _Open:
     permissions: frozenset[int]
     scopes: dict[str, Scope] = field(default_factory=dict)
     ended: ContexError | None = None
+    writing: int = 0
+
+    def sent_by(self, write: Write) -> Write:
+        """What sends messages, until the stream is ended.
+
+        It is not cancelled while one is under way: gRPC could then tell the client nothing more,
+        which would wait for ever.
+        """
+
+        async def send(message: bytes) -> None:
+            if self.ended is not None:
+                raise self.ended
+            self.writing += 1
+            try:
+                await write(message)
+            finally:
+                self.writing -= 1
+                if self.ended is not None:
+                    self.task.cancel()
+
+        return send
 
 
 class OpenCalls:
@@ -54,7 +77,7 @@ class OpenCalls:
 
     @asynccontextmanager
     async def opened(
-        self, principal: Principal, permissions: frozenset[int]
+        self, call: Call, permissions: frozenset[int]
     ) -> AsyncIterator[dict[str, Scope]]:
         """Ends the block when its caller's rights change; gives where its scopes are to be noted.
 
@@ -63,12 +86,13 @@ class OpenCalls:
         """
         task = asyncio.current_task()
         assert task is not None
-        stream = _Open(task, principal, permissions)
+        stream = _Open(task, call.principal, permissions)
+        call.write = stream.sent_by(call.write)
         self._open.add(stream)
         try:
             # Since the credential was looked at, the request has been waited for. From here on,
             # changes are told.
-            check_valid(principal, self._directory)
+            check_valid(call.principal, self._directory)
             yield stream.scopes
         except asyncio.CancelledError:
             if stream.ended is None or task.uncancel():
@@ -96,7 +120,8 @@ class OpenCalls:
                 self._check_rights(stream)
             except ContexError as error:
                 stream.ended = error
-                stream.task.cancel()
+                if not stream.writing:
+                    stream.task.cancel()
 
     def _check_rights(self, stream: _Open) -> None:
         check_valid(stream.principal, self._directory)

@@ -259,7 +259,7 @@ async def authorize(call: Incoming, rest: Rest, access: AccessRoom) -> Any:
     if not call.streams and rule.call_class is not CallClass.READ:
         call.scope = _admitted(call, call.project, access)
         return await rest(call)
-    async with access.open_calls.opened(call.principal, rule.permissions) as scopes:
+    async with access.open_calls.opened(call, rule.permissions) as scopes:
 
         def admit(project: str) -> Scope:
             scope = scopes[project] = _admitted(call, project, access)

@@ -19,3 +19,17 @@ async def deployment(
     started = await Deployment.start(start_server, valkey.url, tmp_path, embedder=words)
     yield started
     await started.close()
+
+
+@pytest.fixture
+async def second(
+    deployment: Deployment,
+    start_server: StartServer,
+    valkey: EmbeddedValkey,
+    words: Words,
+    tmp_path: Path,
+) -> AsyncIterator[Deployment]:
+    """Another server on the same store."""
+    started = await Deployment.start(start_server, valkey.url, tmp_path, embedder=words)
+    yield started
+    await started.close()
