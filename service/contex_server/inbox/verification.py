@@ -229,9 +229,6 @@ class DeliveryVerification:
                 return f"the log has no event {decision.event}"
         elif change is Change.REGISTERED or event_codec.is_damaged(event):
             return ""
-        elif change is Change.WITHHELD:
-            if event.event_type != AGENT_REGISTERED:
-                return f"{decision.event} changes no rights"
         elif change is Change.ERASED:
             if event.event_type != DATA_ERASED:
                 return f"{decision.event} erases nothing"

@@ -60,7 +60,7 @@ async def test_a_refused_call_is_noted_with_who_what_and_why(log: Log, audit: Au
     await written(audit)
     (note,) = log.notes["shop"]
     assert (note["action"], note["detail"]) == ("REFUSED", "Publish: INVALID_FIELD")
-    assert (note["origin"], note["count"]) == (list(OPS), 1)
+    assert (note["origin"], note["count"]) == (list(OPS.parts), 1)
 
 
 async def test_a_project_has_a_burst_of_records_and_then_one_each_interval(
@@ -102,4 +102,4 @@ async def test_what_was_refused_since_the_last_record_is_recorded_at_the_end(
     await audit.close()
     assert len(log.notes["shop"]) == writer.REFUSED_BURST + 1
     assert sum(note["count"] for note in log.notes["shop"]) == 1_000
-    assert log.notes["shop"][-1]["origin"] == list(OPS)
+    assert log.notes["shop"][-1]["origin"] == list(OPS.parts)

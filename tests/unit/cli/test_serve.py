@@ -61,9 +61,12 @@ def test_settings_of_tls_go_together(flags: dict[str, Any], said: str) -> None:
 
 
 def test_tls_may_be_served_to_other_machines() -> None:
-    assert settings_of({"host": "0.0.0.0", "tls_cert": "c", "tls_key": "k"}).tls
-    assert settings_of({"host": "0.0.0.0", "tls_self_signed": True}).tls
+    everywhere = {"host": "0.0.0.0", "access": True}
+    assert settings_of({**everywhere, "tls_cert": "c", "tls_key": "k"}).tls
+    assert settings_of({**everywhere, "tls_self_signed": True}).tls
     assert not settings_of({"host": "0.0.0.0", "insecure": True}).tls
+    (line,) = problems({"host": "0.0.0.0", "tls_self_signed": True, "access": False})
+    assert "anybody" in line
 
 
 def test_each_problem_has_its_line() -> None:

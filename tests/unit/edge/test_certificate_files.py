@@ -156,7 +156,7 @@ def test_a_certificate_that_ends_soon_is_warned_of(authority: Authority) -> None
 def test_a_self_signed_certificate_is_for_this_machine(tmp_path: Path) -> None:
     directory = tmp_path / "data"
     self_signed(directory, "192.0.2.7")
-    settings = Settings(data_dir=directory, host="192.0.2.7", tls_self_signed=True)
+    settings = Settings(data_dir=directory, host="192.0.2.7", tls_self_signed=True, access=True)
     files = files_of(settings)
     assert files is not None
     found = check(files, read(files))
