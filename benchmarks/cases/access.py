@@ -96,7 +96,7 @@ async def _with_key(server: ContexServer) -> _Place:
 
 
 def _secure(server: ContexServer) -> _Place:
-    return _Place(server, roots=(server.data_dir / "tls" / "server.crt").read_bytes())
+    return _Place(server, roots=(server.data_dir / "tls.crt").read_bytes())
 
 
 async def _unary(bench: Bench, place: _Place, project: str) -> float:

@@ -85,6 +85,12 @@ class Unreached(Exception):
     """No server answers at a target; `str()` says so in one line."""
 
 
+_NO_KEY = (
+    "the server asks who you are, and no key was found: see contex login; or, on the server's "
+    "machine, run this where its data directory is, or name that in CONTEX_DATA_DIR"
+)
+
+
 def exit_code(error: ContexError) -> ExitCode:
     """The exit code for a refusal of the server, or for not reaching it."""
     of_status = _OF_STATUS.get(error.code.name, ExitCode.UNEXPECTED)
@@ -103,6 +109,8 @@ def describe(error: ContexError, argument_of: Callable[[str], str] = lambda fiel
         return argument_of(field) or field
 
     text = unreached(error) or error.message or error.code.name
+    if error.reason == "UNAUTHENTICATED" and error.metadata.get("cause") == "MISSING":
+        text = _NO_KEY
     if at_fault := re.match(r"([a-z_.\[\]0-9]+): ", text):
         text = f"{named(at_fault[1])}: {text[at_fault.end() :]}"
     if error.reason:

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .channel import is_local
+
 if TYPE_CHECKING:
     import grpc
 
@@ -22,7 +24,8 @@ class Tls:
 
     Args:
         ca: The authorities whose servers are trusted, or a self-signed certificate; None:
-            CONTEX_TLS_CA, else those of the system.
+            CONTEX_TLS_CA, else those of the system, and for a server on this machine `tls.crt` in
+            $CONTEX_DATA_DIR or ./data, where one with a self-signed certificate keeps it.
         cert: The client's certificate, with its chain, where the server asks for one; None:
             CONTEX_TLS_CLIENT_CERT, else none.
         key: Its private key, without a passphrase; None: CONTEX_TLS_CLIENT_KEY.
@@ -44,8 +47,11 @@ class Tls:
         name = self.server_name
         return [("grpc.ssl_target_name_override", name)] if name else []
 
-    def credentials(self) -> grpc.ChannelCredentials:
+    def credentials(self, target: str) -> grpc.ChannelCredentials:
         """What a channel needs.
+
+        Args:
+            target: Where it is to, without a scheme.
 
         Raises:
             OSError: A file can't be read.
@@ -59,7 +65,7 @@ class Tls:
         if bool(cert) != bool(key):
             given, missing = ("certificate", "key") if cert else ("key", "certificate")
             raise ValueError(f"tls: a client's {given} needs its {missing}")
-        roots = _authorities(ca) if ca else _system_roots()
+        roots = _authorities(ca) if ca else _roots_for(target)
         if not (cert and key):
             return grpc.ssl_channel_credentials(roots)
         return grpc.ssl_channel_credentials(roots, *_own(cert, key))
@@ -160,6 +166,14 @@ def _own(cert: str | os.PathLike[str], key: str | os.PathLike[str]) -> tuple[byt
         files = f"{os.fspath(cert)!r} and {os.fspath(key)!r}"
         raise ValueError(f"tls: {files} {problem}") from None
     return private, chain
+
+
+def _roots_for(target: str) -> bytes | None:
+    roots = _system_roots()
+    own = os.path.join(os.environ.get("CONTEX_DATA_DIR") or "data", "tls.crt")
+    if not (is_local(target) and os.path.exists(own)):
+        return roots
+    return b"\n".join(filter(None, (roots, _authorities(own))))
 
 
 @cache

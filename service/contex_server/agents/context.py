@@ -73,7 +73,7 @@ class WithheldDatum:
     """What an agent had been sent of a datum that it may not read any more.
 
     Attributes:
-        revision: The last one that it was sent.
+        revision: The last one that was decided for it while it had the right.
         since: The registration since which it is withheld.
     """
 

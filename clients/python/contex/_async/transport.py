@@ -58,7 +58,7 @@ class Connection:
         called, tls = split_target(target, tls)
         self._target = target if channel is not None else check_target(called)
         self._tls = tls
-        self._credentials = tls.credentials() if tls and channel is None else None
+        self._credentials = tls.credentials(self._target) if tls and channel is None else None
         self._timeout = timeout
         self._channel = channel
         self._owned = channel is None

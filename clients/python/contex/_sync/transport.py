@@ -86,7 +86,7 @@ def _channel(target: str, timeout: float, tls: Tls | None) -> Channel:
     options = channel_options(timeout, target=check_target(called))
     if tls is None:
         return grpc.insecure_channel(called, options=options)
-    return grpc.secure_channel(called, tls.credentials(), options=[*options, *tls.options])
+    return grpc.secure_channel(called, tls.credentials(called), options=[*options, *tls.options])
 
 
 class StreamCall(Protocol[M_co]):

@@ -621,7 +621,7 @@ class WithheldDatum:
 
     Attributes:
         data_key: Its key.
-        revision: The last revision that the agent was sent.
+        revision: The last revision that was decided for the agent while it had the right.
         since_sequence: The registration since which it is withheld.
         since_time: When that was (UTC).
     """

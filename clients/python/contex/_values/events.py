@@ -294,9 +294,9 @@ class MatchKind(enum.Enum):
     """The agent may no longer read a datum that it holds: its rights have changed.
 
     It is not kept up to date about it from here on. The event is the registration that says so,
-    with the datum's key and the last revision that the agent was sent; there is no content, and
-    `matches` is empty. Drop what you keep of it. When the right is given back, what meets the needs
-    then comes as MATCHED.
+    with the datum's key and the last revision that was decided for the agent while it had the
+    right; there is no content, and `matches` is empty. Drop what you keep of it. When the right is
+    given back, what meets the needs then comes as MATCHED.
     """
     OTHER = "other"
     """One that a newer server has added.

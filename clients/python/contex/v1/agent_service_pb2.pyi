@@ -1439,7 +1439,7 @@ class WithheldDatum(_message.Message):
     data_key: _builtins.str
     """Its key."""
     revision: _builtins.int
-    """The last revision that the agent was sent."""
+    """The last revision that was decided for the agent while it had the right."""
     since_sequence: _builtins.str
     """The registration since which it is withheld."""
     @_builtins.property

@@ -73,8 +73,8 @@ class _MatchKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchKind.V
     MATCH_KIND_WITHHELD: _MatchKind.ValueType  # 7
     """The agent may no longer read a datum that it holds: its rights have changed. It is not kept up to
     date about it from here on. The event is the registration that says so, with the datum's key and
-    the last revision that the agent was sent; there is no content, and `matches` is empty. Drop what
-    you keep of it. When the right is given back, what meets the needs then comes as MATCHED.
+    the last revision that was decided for the agent while it had the right; there is no content, and
+    `matches` is empty. Drop what you keep of it. When the right is given back, what meets the needs then comes as MATCHED.
     """
 
 class MatchKind(_MatchKind, metaclass=_MatchKindEnumTypeWrapper):
@@ -113,8 +113,8 @@ the erasure, with the datum's key and the last erased revision; `matches` is emp
 MATCH_KIND_WITHHELD: MatchKind.ValueType  # 7
 """The agent may no longer read a datum that it holds: its rights have changed. It is not kept up to
 date about it from here on. The event is the registration that says so, with the datum's key and
-the last revision that the agent was sent; there is no content, and `matches` is empty. Drop what
-you keep of it. When the right is given back, what meets the needs then comes as MATCHED.
+the last revision that was decided for the agent while it had the right; there is no content, and
+`matches` is empty. Drop what you keep of it. When the right is given back, what meets the needs then comes as MATCHED.
 """
 Global___MatchKind: _TypeAlias = MatchKind  # noqa: Y015
 
