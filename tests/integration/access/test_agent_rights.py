@@ -54,7 +54,7 @@ async def test_a_right_that_is_taken_away_and_given_back(deployment: Deployment)
     assert hidden not in resumed.sequences
     then = await knew(reader, "picker")
     assert [datum.data_key for datum in then.known] == [PUBLIC]
-    # The second one may have been decided before the decider heard of the change; nobody was sent it.
+    # The second may have been decided before the decider heard of it; nobody was sent it.
     assert [d.data_key for d in then.withheld] == [SECRET]
     assert then.withheld[0].revision in (1, 2)
     since = then.withheld[0].since_sequence
