@@ -60,7 +60,5 @@ redis.register_function {
   function_name = 'contex1_access_changed', callback = access_changed, flags = { 'no-writes' },
 }
 -- A key has to be revocable while the store is full.
-redis.register_function {
-  function_name = 'contex1_access_write', callback = access_write, flags = { 'allow-oom' },
-}
+redis.register_function{ function_name = 'contex1_access_write', callback = access_write, flags = { 'allow-oom' } }
 redis.register_function('contex1_access_used', access_used)
