@@ -195,7 +195,7 @@ def _check_key(option: str, pem: bytes, chain: Sequence[x509.Certificate]) -> No
         isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES)
     )
     if not usable:
-        # Its TLS offers no others: every handshake would fail.
+        # A client by gRPC for Python offers no others: each of its handshakes would fail.
         raise UnusableCertificate(f"{option}: gRPC takes RSA, ECDSA P-256 and P-384 only")
 
 
