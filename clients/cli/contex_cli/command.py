@@ -116,6 +116,12 @@ class Session:
         """The client of the server at `target`."""
         return self.connect(self.target)
 
+    async def reconnect(self) -> None:
+        """Lets `client` be another one: a server that is starting may make its certificate, and the
+        first key, only now."""
+        await self.client.close()
+        del self.client
+
     def connect(self, target: str) -> AsyncClient:
         """A client that is closed at the end of the command.
 

@@ -136,6 +136,8 @@ async def health(
         if status == "SERVING" or time.monotonic() >= deadline:
             break
         await asyncio.sleep(_WAIT_STEP_S)
+        if refusal is not None:
+            await session.reconnect()
     if session.json:
         out.print_json(
             {"target": session.target, "status": status, "latency_ms": round(latency_ms, 3)}

@@ -116,7 +116,7 @@ class Admin:
         secret, now_ms = new_key(), _now_ms()
 
         def change() -> Changes:
-            tenant = self._tenant(caller, key.tenant)
+            tenant = self._tenant(caller, key.tenant, key.identity)
             check_identity(key.identity, tenant)
             new = replace(
                 key,
@@ -203,7 +203,7 @@ class Admin:
         now_ms = _now_ms()
 
         def change() -> Changes:
-            tenant = self._tenant(caller, binding.tenant, "binding.tenant")
+            tenant = self._tenant(caller, binding.tenant, binding.identity, "binding.tenant")
             self._check_bindable(caller, binding.identity, tenant)
             # What is taken from it is given back by whoever might have given it.
             self._check_owned(caller, binding.identity)
@@ -347,9 +347,16 @@ class Admin:
             Reason.OVERLOADED, "others keep changing the same records", retry_after_ms=100
         )
 
-    def _tenant(self, caller: Caller, tenant: str, field: str = "tenant") -> str:
-        """The tenant that is meant, which somebody has to administer."""
+    def _tenant(self, caller: Caller, tenant: str, identity: str, field: str = "tenant") -> str:
+        """The tenant that is meant, which somebody has to administer.
+
+        Where none is given: that of the identity's name, or the only one that the caller
+        administers.
+        """
         found = self.administered(caller)
+        prefix, has_prefix, _ = identity.partition("/")
+        if not tenant and has_prefix and ":" not in identity:
+            tenant = prefix
         if not tenant and "" not in found:
             if len(found) > 1:
                 raise invalid_field(field, f"must be one of {', '.join(sorted(found))}")

@@ -88,3 +88,11 @@ async def test_other_rights_end_a_stream_and_its_cursor_goes_on(deployment: Depl
     assert again.keys == ["secret/b"]
     await deployment.bind("reader")
     assert (await again.refusal()).reason == "PERMISSION_DENIED"
+
+
+async def test_an_identity_names_its_tenant(deployment: Deployment) -> None:
+    await deployment.tenant("acme", "acme-*")
+    issued = await deployment.key("acme/billing", grant("publisher"))
+    assert issued.key.tenant == "acme"
+    refused = await refusal(deployment.key("nobody/billing"))
+    assert refused.message == "tenant: there is no tenant 'nobody'"

@@ -544,7 +544,9 @@ class CreateKeyRequest(_message.Message):
     identity: _builtins.str
     """See ApiKey."""
     tenant: _builtins.str
-    """See ApiKey. A tenant's administrator can leave it out."""
+    """See ApiKey. Unset: the one that the identity begins with, or the only one that the caller
+    administers.
+    """
     name: _builtins.str
     """See ApiKey."""
     owner: _builtins.str
