@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ssl import SSLContext, create_default_context
 
 import numpy as np
-from contex import AsyncClient
+from contex import AsyncClient, Grant
 from contex.v1 import event_service_pb2
 
 from benchmarks.audience import EVENTS, audience, from_end
@@ -87,10 +87,7 @@ async def run(bench: Bench) -> list[Figure]:
 async def _with_key(server: ContexServer) -> _Place:
     admin = (server.data_dir / "admin.key").read_text().strip()
     async with AsyncClient(server.target, api_key=admin) as client:
-        grants = [
-            {"role": role, "projects": ["*"], "data_keys": ["api_*", "fan_*"]}
-            for role in ("publisher", "consumer")
-        ]
+        grants = [Grant(role, ("*",), ("api_*",)) for role in ("publisher", "consumer")]
         issued = await client.access.create_key("bench", grants=grants)
     return _Place(server, (("authorization", f"Bearer {issued.secret_key}"),))
 
