@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -89,9 +90,9 @@ async def _serve(settings: Settings) -> None:
         from contex_server.server import Server, first_key, monitored
 
         if (first := await first_key(settings, store_url)) is not None:
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            scheme = "contexs://" if settings.tls else ""
-            print(first.story(f"{scheme}{host}:{settings.port}"), flush=True)
+            # A log that others read is no place for a key.
+            shown, found = sys.stdout.isatty(), first.path == Path("data", first.path.name)
+            print(first.story(_target(settings), found=found, shown=shown), flush=True)
         metrics = await stack.enter_async_context(monitored(settings, store_url))
         if settings.workers > 1:
             serving = True
@@ -105,6 +106,13 @@ async def _serve(settings: Settings) -> None:
         sys.setswitchinterval(SWITCH_S)
         serving = True
         await stop.wait()
+
+
+def _target(settings: Settings) -> str:
+    """Where this machine reaches the server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host else host
+    return f"{'contexs://' if settings.tls else ''}{host}:{settings.port}"
 
 
 async def _serve_worker(settings: Settings, store_url: str, lifeline: workers.Lifeline) -> None:

@@ -12,7 +12,12 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from contex_server.access.bootstrap import ADMIN_KEY_FILE, FirstKey, ensure_admin_key
+from contex_server.access.bootstrap import (
+    ADMIN_KEY_FILE,
+    FirstKey,
+    ensure_admin_key,
+    warn_of_gaps,
+)
 from contex_server.access.rules import rule_of
 from contex_server.api.access.servicer import AccessServicer
 from contex_server.api.agents.servicer import AgentServicer
@@ -254,17 +259,19 @@ async def first_key(settings: Settings, store_url: str) -> FirstKey | None:
     Raises:
         StartupError: The file or the store can't be used.
     """
-    path = settings.admin_key_file
+    if not settings.access:
+        return None
+    path, secret = settings.admin_key_file, None
     if path is None and settings.redis_url is None:
         path = settings.data_dir / ADMIN_KEY_FILE
-    if path is None or not settings.access:
-        return None
     store = await connect_store(settings, store_url)
     try:
-        secret = await ensure_admin_key(store.access, path)
+        if path is not None:
+            secret = await ensure_admin_key(store.access, path)
+        await warn_of_gaps(store.access)
     finally:
         await store.events.close()
-    return None if secret is None else FirstKey(path, secret)
+    return None if path is None or secret is None else FirstKey(path, secret)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from contex_server.access.authenticator import check_valid
 from contex_server.access.credentials import Secret, new_key
 from contex_server.access.directory import GUARD, Directory
-from contex_server.access.policy import Policy
+from contex_server.access.policy import Policy, is_administered
 from contex_server.access.records import (
     DEFAULT_TENANT,
     ApiKey,
@@ -132,12 +132,14 @@ class Admin:
             changes: dict[str, Record | None] = {new.record_name: new}
             if grants:
                 binding = Binding(key.identity, tenant, grants, now_ms)
-                self._check_grants(grants)
+                self._check_grants(grants, tenant)
                 changes[binding.record_name] = binding
             self._check_no_climbing(caller, tenant, () if binding is None else binding.grants)
             return changes
 
         detail = f"created key {secret.key_id} of {key.identity!r}"
+        if grants:
+            detail += f": {_told(grants)}"
         written = await self._write(caller, change, detail)
         return IssuedKey(_the(ApiKey, written), secret)
 
@@ -207,13 +209,12 @@ class Admin:
             self._check_bindable(caller, binding.identity, tenant)
             # What is taken from it is given back by whoever might have given it.
             self._check_owned(caller, binding.identity)
-            self._check_grants(binding.grants, "binding.grants")
+            self._check_grants(binding.grants, tenant, "binding.grants")
             self._check_no_climbing(caller, tenant, binding.grants)
             new = replace(binding, tenant=tenant, updated_ms=now_ms)
             return {new.record_name: new}
 
-        roles = ", ".join(sorted({grant.role for grant in binding.grants}))
-        detail = f"bound {binding.identity!r} to {roles or 'nothing'}"
+        detail = f"bound {binding.identity!r}: {_told(binding.grants) or 'nothing'}"
         return _the(Binding, await self._write(caller, change, detail))
 
     async def delete_binding(self, caller: Caller, identity: str) -> None:
@@ -288,7 +289,12 @@ class Admin:
             self.check_administers_all(caller)
             await _check_apart(tenant, self.policy.tenants.values())
 
-        detail = f"set tenant {tenant.name!r}"
+        limits = ", ".join(f"{name} {value}" for name, value in sorted(tenant.limits.items()))
+        of_each = ", ".join(f"{name} {n}" for name, n in sorted(tenant.project_limits.items()))
+        detail = (
+            f"set tenant {tenant.name!r}: projects {', '.join(sorted(tenant.projects)) or 'none'}"
+        )
+        detail += f"; limits {limits or 'none'}; of each project {of_each or 'none'}"
         return _the(Tenant, await self._write(caller, change, detail, check))
 
     async def delete_tenant(self, caller: Caller, name: str) -> None:
@@ -335,6 +341,7 @@ class Admin:
                 if check is not None:
                     await check()
                 changes = change()
+                self._check_administered(changes)
                 writes = {_CHANGES: Write(before, token_hex(8).encode())}
                 for name, record in changes.items():
                     after = b"" if record is None else encode(record)
@@ -346,6 +353,22 @@ class Admin:
         raise ContexError(
             Reason.OVERLOADED, "others keep changing the same records", retry_after_ms=100
         )
+
+    def _check_administered(self, changes: Changes) -> None:
+        """Checks that somebody is left who administers the deployment, if somebody does."""
+        now_ms = _now_ms()
+        keys, policy = self.directory.all_keys(), self.policy
+        some: list[Record] = [*keys, *policy.bindings.values(), *policy.custom_roles.values()]
+        records = {record.record_name: record for record in some}
+        after = {name: one for name, one in {**records, **changes}.items() if one is not None}
+        if is_administered(records.values(), now_ms) and not is_administered(
+            after.values(), now_ms
+        ):
+            raise ContexError(
+                Reason.ACCESS_IN_USE,
+                "this is the last administrator of the deployment: nobody else could change rights",
+                metadata={"kind": "administrator", "name": "", "used_by": "the deployment"},
+            )
 
     def _tenant(self, caller: Caller, tenant: str, identity: str, field: str = "tenant") -> str:
         """The tenant that is meant, which somebody has to administer.
@@ -386,10 +409,18 @@ class Admin:
         for tenant in tenants if binding is None else tenants | {binding.tenant}:
             self._check_no_climbing(caller, tenant, ())
 
-    def _check_grants(self, grants: Iterable[Grant], field: str = "grants") -> None:
+    def _check_grants(self, grants: Iterable[Grant], tenant: str, field: str = "grants") -> None:
+        """Checks that grants can hold: for roles that there are, and projects of the tenant."""
+        owner = self.policy.tenants.get(tenant)
         for index, grant in enumerate(grants):
             if self.policy.role(grant.role) is None:
                 raise invalid_field(f"{field}[{index}].role", f"there is no role {grant.role!r}")
+            if owner is None or tenant == DEFAULT_TENANT:
+                continue
+            for glob in sorted(grant.projects):
+                if not any(overlap(glob, theirs) for theirs in owner.projects):
+                    problem = f"{glob!r} has no project of the tenant {tenant!r}"
+                    raise invalid_field(f"{field}[{index}].projects", problem)
 
     def _check_no_climbing(self, caller: Caller, tenant: str, grants: Iterable[Grant]) -> None:
         """Checks that somebody has all that it gives away."""
@@ -422,6 +453,16 @@ def check_identity(identity: str, tenant: str, field: str = "identity") -> None:
         raise invalid_field(
             field, "must not contain '/', which names of a tenant's identities have"
         )
+
+
+def _told(grants: Iterable[Grant]) -> str:
+    """Grants for the audit."""
+    texts = []
+    for grant in grants:
+        keys = "all" if grant.data_keys is None else ", ".join(sorted(grant.data_keys))
+        projects = ", ".join(sorted(grant.projects))
+        texts.append(f"{grant.role} in {projects} for data keys {keys}")
+    return "; ".join(texts)
 
 
 async def _check_apart(tenant: Tenant, others: Iterable[Tenant]) -> None:

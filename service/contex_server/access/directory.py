@@ -36,7 +36,7 @@ store that is slow to answer."""
 GUARD = "guard/"
 """Names of records that only show whether others of a kind have changed."""
 _TENANT = "tenant/"
-_USES_S = 60.0
+_USES_S = 10.0
 """How often it is noted when keys were used."""
 
 

@@ -111,6 +111,8 @@ class OpenCalls:
             self._changed.clear()
             now = time.time()
             async for stream in sliced(tuple(self._open)):
+                if stream.principal.key_id:
+                    self._directory.used(stream.principal.key_id)
                 if changed or valid_until_s(stream.principal, self._directory) <= now:
                     self._check(stream)
 

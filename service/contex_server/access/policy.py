@@ -11,7 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from contex_server.access.records import DEFAULT_TENANT, Binding, Grant, Role, Tenant
+from contex_server.access.records import (
+    DEFAULT_TENANT,
+    ApiKey,
+    Binding,
+    Grant,
+    Record,
+    Role,
+    Tenant,
+)
 from contex_server.access.roles import BUILT_IN, Permission
 from contex_server.kernel import globs
 from contex_server.kernel.principal import Credential, Principal
@@ -175,6 +183,8 @@ class Policy:
             data_key: The data key that it is about; None: any.
             whole: Whether it takes the right to all data keys.
         """
+        if principal.credential is Credential.NONE:
+            return Decision(True, EVERYTHING, "access is off: everybody may do everything", ())
         grants = tuple(
             GrantDecision(held, self._problem(held, permissions, project, data_key))
             for held in self.held_by(principal)
@@ -217,6 +227,30 @@ class Policy:
         if data_key is not None and not Scope(grant.data_keys).admits(data_key):
             return f"{data_key!r} does not fit its data keys"
         return ""
+
+
+def is_administered(records: Iterable[Record], now_ms: int) -> bool:
+    """Whether somebody administers the deployment, by a valid key, or by a token or certificate."""
+    some = [*records]
+    roles = {**BUILT_IN, **{one.name: one for one in some if isinstance(one, Role)}}
+    administrators = {
+        binding.identity
+        for binding in some
+        if isinstance(binding, Binding) and not binding.tenant
+        for grant in binding.grants
+        if grant.projects >= _ALL and grant.data_keys is None
+        if (role := roles.get(grant.role)) and Permission.ADMINISTER in role.permissions
+    }
+    if any(":" in identity for identity in administrators):
+        return True
+    return any(
+        isinstance(key, ApiKey)
+        and key.identity in administrators
+        and not key.tenant
+        and not key.revoked_ms
+        and not 0 < key.expires_ms <= now_ms
+        for key in some
+    )
 
 
 def _union(grants: Iterable[Grant]) -> Scope | None:

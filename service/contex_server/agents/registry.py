@@ -170,14 +170,15 @@ class AgentRegistry:
 
         Raises:
             ContexError: SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE, AGENT_CONFLICT,
-                EMBEDDER_UNAVAILABLE; PERMISSION_DENIED if the viewer does not see who has the id.
+                EMBEDDER_UNAVAILABLE; PERMISSION_DENIED if another has the id, whom the viewer may
+                not change.
         """
         if last_seen is not None:
             check_readable(await self.log.bounds(project), last_seen)
         default_threshold = self.default_threshold
 
         def change(current: Agent | None, now_ms: int) -> Agent:
-            if current is not None and not viewer.sees(current):
+            if current is not None and not viewer.may_change(current):
                 raise permission_denied("RegisterAgent", project, viewer.identity)
             if current is not None and (same := _completed(current, spec)) is not None:
                 agent = _changed(current, same, now_ms)
@@ -209,7 +210,7 @@ class AgentRegistry:
         """
 
         def change(current: Agent | None, now_ms: int) -> Agent:
-            if current is None or not viewer.sees(current):
+            if current is None or not viewer.may_change(current):
                 raise agent_not_found(project, agent_id)
             return _changed(current, spec, now_ms)
 

@@ -19,9 +19,10 @@ from contex_server.agents.visibility import Viewer
 from contex_server.inbox.decider import ProjectDecider
 from contex_server.inbox.deciders import Deciders
 from contex_server.kernel import globs
+from contex_server.kernel.errors import invalid_field
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import SERVICE, Agent, Origin
-from contex_server.kernel.scope import Scope
+from contex_server.kernel.scope import NOTHING, Scope
 from contex_server.kernel.slices import sliced
 
 _PAGE = 500
@@ -70,8 +71,14 @@ class AgentRights:
         Args:
             glob: Which, by their ids.
             reassign: Also those that are another identity's.
+
+        Raises:
+            ContexError: INVALID_FIELD if it may listen to nothing, so that its agents would be no
+                use; AGENT_CONFLICT.
         """
         rights = self.of(identity, frozenset(), project)
+        if rights.scope == NOTHING:
+            raise invalid_field("identity", f"{identity!r} may listen to nothing in {project!r}")
 
         def given(agent: Agent) -> Rights | None:
             return rights if reassign or not agent.identity else None

@@ -16,9 +16,9 @@ from contex_server.events.feed import Delivery
 from contex_server.events.stream import Show, data_key_of
 from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
-from contex_server.kernel.errors import agent_not_found
+from contex_server.kernel.errors import agent_not_found, permission_denied
 from contex_server.kernel.model import Agent, Change
-from contex_server.kernel.scope import EVERYTHING, Scope
+from contex_server.kernel.scope import EVERYTHING, NOTHING, Scope
 from contex_server.log.agents import AgentRecord, AgentStore
 from contex_server.match.agent_codec import intact
 
@@ -27,13 +27,16 @@ def is_visible(
     agent_identity: str, agent_scope: Scope, caller_identity: str, caller_scope: Scope
 ) -> bool:
     """Whether a caller may see an agent: one that sees everything, one of the same identity, or one
-    that may see all that the agent's identity may. Nobody's agent is for the first alone.
+    that may see all that the agent's identity may. Nobody's agent is for the first alone, and one
+    that may see nothing any more for these two.
     """
     if caller_scope.is_open:
         return True
     if not agent_identity:
         return False
-    return agent_identity == caller_identity or caller_scope.covers(agent_scope)
+    if agent_identity == caller_identity:
+        return True
+    return agent_scope != NOTHING and caller_scope.covers(agent_scope)
 
 
 Gets = Callable[[Change | None, str], bool]
@@ -60,6 +63,11 @@ class Viewer:
     def sees(self, agent: Agent) -> bool:
         """Whether an agent is visible."""
         return self.sees_all or is_visible(*standing(agent), self.identity, self.scope)
+
+    def may_change(self, agent: Agent) -> bool:
+        """Whether an agent may be changed, or consumed for: by its own identity, and by who sees
+        everything."""
+        return self.sees_all or (bool(agent.identity) and agent.identity == self.identity)
 
     def gets(self, agent: Agent) -> Gets | None:
         """Whether the caller may be sent what an agent that it sees gets; None: all of it.
@@ -137,11 +145,23 @@ async def visible_among(
     return {record.agent_id for record in viewer.shown(project, records.values())}
 
 
-async def check_visible(store: AgentStore, project: str, agent_id: str, viewer: Viewer) -> None:
-    """Refuses an agent that is not visible as one that there is not.
+async def check_access(
+    store: AgentStore, project: str, agent_id: str, viewer: Viewer, method: str, *, changes: bool
+) -> None:
+    """Refuses an agent that is not visible as one that there is not; and to change one that is
+    another's, or to take its id.
 
     Raises:
-        ContexError: AGENT_NOT_FOUND.
+        ContexError: AGENT_NOT_FOUND, PERMISSION_DENIED.
     """
-    if not viewer.sees_all and not await visible_among(store, project, [agent_id], viewer):
+    if viewer.sees_all:
+        return
+    record = await store.agent(project, agent_id)
+    agents = [] if record is None else [agent for agent, _ in intact(project, [record])]
+    takes_id = method == "RegisterAgent"
+    if takes_id and record is None:
+        return
+    if not any(map(viewer.sees, agents)) and not takes_id:
         raise agent_not_found(project, agent_id)
+    if changes and not any(map(viewer.may_change, agents)):
+        raise permission_denied(method, project, viewer.identity)

@@ -22,6 +22,7 @@ from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import ContexError, Reason
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import BEGINNING, UNKNOWN, Origin, Sequence
+from contex_server.log.access import ACCESS
 from contex_server.log.audit import AuditStore
 from contex_server.log.port import EventLog
 
@@ -193,7 +194,8 @@ class AuditWriter:
     async def _write_batch(self, project: str, batch: list[_Note]) -> None:
         refusals = [note.body for note in batch if note.of_refusal]
         # Refused calls are only recorded in projects that exist: they must not create any.
-        if refusals and (await self._log.bounds(project)).tail > BEGINNING:
+        exists = project == ACCESS or (await self._log.bounds(project)).tail > BEGINNING
+        if refusals and exists:
             await self._store.note_refusals(project, refusals)
         if len(refusals) < len(batch):
             actions = [note.body for note in batch if not note.of_refusal]

@@ -39,7 +39,7 @@ from contex_server.access.admin import Caller
 from contex_server.access.authenticator import Authenticator, check_valid
 from contex_server.access.room import AccessRoom
 from contex_server.access.rules import CallClass, Reach
-from contex_server.agents.visibility import Viewer, check_visible
+from contex_server.agents.visibility import Viewer, check_access
 from contex_server.audit.writer import AuditWriter
 from contex_server.edge.incoming import Incoming, Link, Rest
 from contex_server.edge.intake import Intake
@@ -89,6 +89,7 @@ _WITHOUT_PROJECT = frozenset(
     }
 )
 """The methods that don't need the project that they name to exist; all others read one."""
+_OF_DEPLOYMENT = {Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED}
 _FAILURES = {Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
 """The server's own trouble: no refusal, unless it kept the call from its servicer."""
 
@@ -189,7 +190,8 @@ async def translate(call: Incoming, rest: Rest) -> Any:
 
 
 async def record_refusal(call: Incoming, rest: Rest, audit: AuditWriter) -> Any:
-    """Link: records in the project's audit that the call was refused, if it names a valid project.
+    """Link: records in the project's audit that the call was refused, if it names a valid project;
+    in that of the deployment, if its caller is not known, or may not do this to what is no project.
 
     How many records that makes is bounded by `AuditWriter.refused`.
     """
@@ -201,6 +203,8 @@ async def record_refusal(call: Incoming, rest: Rest, audit: AuditWriter) -> Any:
         failed = failed or error.reason is Reason.PROJECT_NOT_FOUND
         if not failed and PROJECT.fits(call.project):
             audit.refused(call.project, call.origin, call.method, error.reason)
+        elif error.reason in _OF_DEPLOYMENT:
+            audit.refused(ACCESS, call.origin, call.method, error.reason)
         raise
 
 
@@ -290,8 +294,9 @@ def _admitted(call: Incoming, project: str, access: AccessRoom) -> Scope:
 
 
 async def require_agent(call: Incoming, rest: Rest, agents: AgentStore) -> Any:
-    """Link: refuses an agent that the caller may not see with AGENT_NOT_FOUND, and to take its id
-    with PERMISSION_DENIED. Errors don't tell where the log begins and ends.
+    """Link: refuses an agent that the caller may not see with AGENT_NOT_FOUND, and with
+    PERMISSION_DENIED to change another's, or to take its id. Errors don't tell where the log
+    begins and ends.
 
     For a caller who sees everything it does nothing. Where a stream of requests names an agent,
     that is checked where these are read.
@@ -301,13 +306,9 @@ async def require_agent(call: Incoming, rest: Rest, agents: AgentStore) -> Any:
     try:
         if (agent_id := _agent_named(call)) and PROJECT.fits(call.project):
             viewer, project = Viewer.of(call), call.project
-            if call.method != "RegisterAgent":
-                await check_visible(agents, project, agent_id, viewer)
-            elif await agents.agent(project, agent_id) is not None:
-                try:
-                    await check_visible(agents, project, agent_id, viewer)
-                except ContexError:
-                    raise permission_denied(call.method, project, viewer.identity) from None
+            changes = call.rule is not None and call.rule.call_class is CallClass.WRITE
+            method = call.method
+            await check_access(agents, project, agent_id, viewer, method, changes=changes)
         return await rest(call)
     except ContexError as error:
         raise concealed(error) from None

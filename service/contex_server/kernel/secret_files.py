@@ -1,4 +1,4 @@
-"""Files with secrets, which only their owner may read."""
+"""Files and directories that only their owner may read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def create_secret(path: Path, content: bytes) -> bool:
     """
     if path.exists():
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_directory(path.parent)
     descriptor, partial = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content + b"\n")
@@ -32,6 +32,17 @@ def create_secret(path: Path, content: bytes) -> bool:
     os.unlink(partial)
     _sync_directory(path.parent)
     return made
+
+
+def private_directory(path: Path) -> None:
+    """Makes a directory for its owner only, unless it is there.
+
+    Raises:
+        OSError: It can't be made.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _sync_directory(path: Path) -> None:

@@ -21,6 +21,7 @@ from redis.exceptions import BusyLoadingError
 
 from contex_server.kernel.backoff import Backoff
 from contex_server.kernel.errors import StartupError, store_unavailable
+from contex_server.kernel.secret_files import private_directory
 from contex_server.kernel.waiting import announced
 from contex_server.log.redis.connections import SOCKET_PATH_BYTES
 from contex_server.log.redis.start import ask
@@ -78,7 +79,9 @@ class EmbeddedValkey:
             ContexError: STORE_UNAVAILABLE; the reason is in `valkey.log` beside the data.
         """
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            private_directory(self._directory.parent)
+            private_directory(self._directory)
+            self._directory.chmod(0o700)  # Also one that an earlier version made.
         except OSError as error:
             raise StartupError(f"can't create the data directory: {error}") from error
         server_lock = _lock(self._directory / "server.lock")
@@ -144,6 +147,7 @@ class EmbeddedValkey:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            umask=0o077,
             # Its own session: Ctrl-C in a terminal must reach the server, not the store.
             start_new_session=True,
             pass_fds=[self._locks[-1].fileno()],

@@ -16,6 +16,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from contex_server.kernel.errors import ContexError, Reason
+from contex_server.kernel.secret_files import private_directory
 from contex_server.kernel.telemetry import cleaned_text, shown_url
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class Objects:
             path = Path(os.fsdecode(unquote_to_bytes(parts.path)))
             if parts.netloc or not path.is_absolute():
                 raise ValueError(f"{shown}: a directory is named file:///absolute/path")
-            path.mkdir(parents=True, exist_ok=True)
+            private_directory(path)
             return cls(LocalStore(path), url)
         try:
             # No client options: any of them would replace all that the environment has.

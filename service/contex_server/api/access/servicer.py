@@ -275,6 +275,12 @@ class AccessServicer(Servicer):
             tenant = policy.tenants.get(request.tenant, Tenant(request.tenant))
             whole = policy.whole_tenants(call.principal, Permission.OBSERVE)
             allowed = "" in whole or request.tenant in whole
+        if allowed and of == "tenant" and request.tenant not in (DEFAULT_TENANT, *policy.tenants):
+            raise ContexError(
+                Reason.ACCESS_NOT_FOUND,
+                f"there is no tenant {request.tenant!r}",
+                metadata={"kind": "tenant", "name": request.tenant},
+            )
         if not allowed:
             identity = call.principal.identity
             raise ContexError(

@@ -15,7 +15,7 @@ from contex_server.api.shared import cursors, fields, ranges
 from contex_server.api.shared.cursors import Token
 from contex_server.api.shared.servicer import Servicer
 from contex_server.kernel.call import Call
-from contex_server.kernel.errors import Checks, agent_not_found, invalid_field
+from contex_server.kernel.errors import Checks, agent_not_found, invalid_field, permission_denied
 from contex_server.kernel.inbox_ids import event_of, inbox_id
 from contex_server.kernel.model import BEGINNING
 from contex_server.kernel.slices import sliced
@@ -34,6 +34,8 @@ class GroupServicer(Servicer):
         rooms, project, agent_id = self._rooms, call.project, start.agent_id
         viewer = Viewer.of(call)
         registered = await rooms.agents.registry.get(project, agent_id, viewer)
+        if not viewer.may_change(registered.agent):
+            raise permission_denied(call.method, project, viewer.identity)
         gets = viewer.gets(registered.agent)
         rooms.inbox.deciders.hint(project)
         record = rooms.agents.recorder.stream(project, agent_id, call.origin, consumes=True)
