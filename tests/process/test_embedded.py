@@ -106,7 +106,8 @@ async def test_a_start_says_that_there_is_no_store_yet(data_dir: Path) -> None:
         await reached
     await store.stop()
     (said,) = [line["waits_for"] for line in logs if line["event"] == "start_waits"]
-    assert said.startswith(f"the store unix://{quote(place)}: Error 2 connecting to {place}")
+    unavailable = "the store is unavailable: Error 2 connecting to"
+    assert said.startswith(f"the store unix://{quote(place)}: {unavailable} {place}")
 
 
 @pytest.mark.own_store

@@ -29,6 +29,7 @@ async def test_a_fresh_server_of_compose_seals_archives_and_erases(
         for mount in ("/data", "/keys"):
             value = value.replace(mount, f"{tmp_path}{mount}")
         monkeypatch.setenv(name, valkey.url if name == "CONTEX_REDIS_URL" else value)
+    monkeypatch.setenv("CONTEX_ACCESS", "true")  # as by default
     server = new_server(directory=tmp_path / "unused")
     await server.start()
     key = tmp_path / "keys" / "master.key"
