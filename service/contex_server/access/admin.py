@@ -225,6 +225,7 @@ class Admin:
         """
 
         def change() -> Changes:
+            self.administered(caller)  # Who may not at all does not learn what there is.
             binding = self.policy.bindings.get(identity)
             if binding is None or not self.is_visible(caller, binding.tenant):
                 raise _not_found("binding", identity)
@@ -391,6 +392,7 @@ class Admin:
         return tenant
 
     def _key(self, caller: Caller, key_id: str) -> ApiKey:
+        self.administered(caller)  # Who may not at all does not learn what there is.
         key = self.directory.key(key_id)
         if key is None or not self.is_visible(caller, key.tenant):
             raise _not_found("key", key_id)

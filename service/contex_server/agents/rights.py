@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Protocol
 from weakref import WeakSet
 
 from contex_server.agents.registry import AgentRegistry, Rights
-from contex_server.agents.visibility import Viewer
+from contex_server.agents.visibility import LeavesOut, Viewer
 from contex_server.inbox.decider import ProjectDecider
 from contex_server.inbox.deciders import Deciders
 from contex_server.kernel import globs
-from contex_server.kernel.errors import invalid_field
+from contex_server.kernel.errors import ContexError, Reason, invalid_field
 from contex_server.kernel.failures import Failures
 from contex_server.kernel.model import SERVICE, Agent, Origin
 from contex_server.kernel.scope import NOTHING, Scope
@@ -27,6 +27,7 @@ from contex_server.kernel.slices import sliced
 
 _PAGE = 500
 _LOOK_S = 1.0
+_RETRY_MS = 200
 _AGAIN_S = 10.0
 """How often agents are looked at again: a server that had not heard of a change yet may have
 registered one with the rights of before."""
@@ -62,6 +63,37 @@ class AgentRights:
     def of(self, identity: str, groups: frozenset[str], project: str) -> Rights:
         """The rights of an identity's agents."""
         return Rights(identity, groups, self._scopes.listens_to(identity, groups, project))
+
+    def leaves_out(self, project: str, agent: Agent, viewer: Viewer) -> LeavesOut | None:
+        """What to ask before a stream leaves out what its agent gets; None if that is nobody's.
+
+        Where the log says that the agent may not read it, it is told so, and gets it again when it
+        may. Until the log says that, or where this server has not heard yet of a right that the
+        log has, what is left out would be lost to the agent: its stream has to wait.
+        """
+        if viewer.identity != agent.identity or not agent.identity:
+            return None
+        if self.of(agent.identity, agent.groups, project).scope != viewer.scope:
+            return None  # By its groups it differs from its agent, which lasts.
+
+        async def leaves_out(data_keys: Iterable[str]) -> None:
+            try:
+                current = (await self._registry.get(project, agent.agent_id)).agent
+            except ContexError as error:
+                if error.reason is Reason.AGENT_NOT_FOUND:
+                    return
+                raise
+            if current.identity != agent.identity:
+                return
+            if any(current.scope.admits(data_key) for data_key in data_keys):
+                raise ContexError(
+                    Reason.ACCESS_CHANGED,
+                    f"what {viewer.identity!r} may see of {project!r} is changing: go on from the "
+                    "cursor",
+                    retry_after_ms=_RETRY_MS,
+                )
+
+        return leaves_out
 
     async def assign(
         self, project: str, glob: str, identity: str, origin: Origin, *, reassign: bool

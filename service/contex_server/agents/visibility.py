@@ -6,7 +6,7 @@ see these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -91,20 +91,27 @@ class Viewer:
         return [r for r in records if any(self.sees(agent) for agent, _ in intact(project, [r]))]
 
 
-def shown_to(viewer: Viewer, agent: Agent) -> Show | None:
+LeavesOut = Callable[[Iterable[str]], Awaitable[None]]
+"""Refuses to leave out what is told of these data keys, if it may still be the caller's."""
+
+
+def shown_to(viewer: Viewer, agent: Agent, leaves_out: LeavesOut | None = None) -> Show | None:
     """What a caller is sent of an agent's deliveries; None: all of them."""
     gets = viewer.gets(agent)
     if gets is None:
         return None
 
-    def shown(deliveries: Sequence[Delivery]) -> list[Delivery]:
-        kept: list[Delivery] = []
+    async def shown(deliveries: Sequence[Delivery]) -> list[Delivery]:
+        kept, left_out = list[Delivery](), set[str]()
         for each in deliveries:
             if each.instead is None:
-                if not gets(each.change, data_key_of(each)):
+                if not gets(each.change, data_key := data_key_of(each)):
+                    left_out.add(data_key)
                     continue
                 each = concealed(each)
             kept.append(each)
+        if left_out and leaves_out is not None:
+            await leaves_out(left_out)
         return kept
 
     return shown

@@ -61,7 +61,7 @@ class Message:
     last: bool = False
 
 
-Show = Callable[[SequenceOf[Delivery]], list[Delivery]]
+Show = Callable[[SequenceOf[Delivery]], Awaitable[list[Delivery]]]
 """What a reader who may not see everything is sent of some deliveries."""
 
 Selector = Callable[[list[Entry]], Awaitable[list[Delivery]]]
@@ -174,7 +174,7 @@ async def stream(
                     async for page in source_pages:
                         selected, last, until = page.deliveries, page.last, page.until
                         if show is not None:
-                            selected = show(selected)
+                            selected = await show(selected)
                         for chunk in split(selected, page.position, settings.message_bytes):
                             position = chunk.position
                             yield message(Kind.EVENTS, position, chunk)
@@ -200,7 +200,7 @@ async def stream(
                     if live is not None:
                         position = live.position
                         if show is not None:
-                            live = Chunk(show(live.deliveries), position)
+                            live = Chunk(await show(live.deliveries), position)
                             if not live.deliveries:
                                 continue
                         yield message(Kind.EVENTS, position, live)
@@ -240,7 +240,7 @@ def shown_in(scope: Scope) -> Show | None:
     return None if scope.is_open else partial(_visible, scope)
 
 
-def _visible(scope: Scope, deliveries: SequenceOf[Delivery]) -> list[Delivery]:
+async def _visible(scope: Scope, deliveries: SequenceOf[Delivery]) -> list[Delivery]:
     return [d for d in deliveries if scope.admits(data_key_of(d))]
 
 

@@ -227,6 +227,11 @@ class GroupsRoom:
         return [each for each in found if gets(None, each.data_key)][:count]
 
 
+def data_key_of(entry: InboxEntry) -> str:
+    """The data key that an entry of an inbox says something of."""
+    return read(entry.body, event_of(entry.id)).data_key
+
+
 def is_for(gets: Gets, entry: InboxEntry) -> bool:
     """Whether a caller may be sent an entry of an inbox."""
     head = read(entry.body, event_of(entry.id))

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
+import grpc
+import pytest
 from contex.v1 import agent_service_pb2 as pb
 from contex.v1 import audit_service_pb2
+from contex_server.agents.rights import AgentRights
+from contex_server.log.access import Changed
 
 from tests.integration.access.support import Caller, Deployment, grant
-from tests.integration.support import DEADLINE_S, GetAgentRequest, P, event, refusal
+from tests.integration.groups.worker import Worker
+from tests.integration.support import (
+    DEADLINE_S,
+    GetAgentRequest,
+    P,
+    Stream,
+    event,
+    refusal,
+)
 
 PUBLIC, SECRET = "public/apple", "secret/apple"
 
@@ -17,9 +31,28 @@ def apples(key: str, n: int = 0) -> Any:
     return event(key, b'"apples %d"' % n, description="apples")
 
 
+def unheard() -> Callable[[int], Awaitable[Changed]]:
+    """A store of which a server hears nothing new."""
+
+    async def changed(version: int) -> Changed:
+        return Changed(version, {})
+
+    return changed
+
+
 async def knew(caller: Caller, agent_id: str, **fields: Any) -> Any:
     request = pb.GetAgentContextRequest(project=P, agent_id=agent_id, **fields)
     return await caller.agents.GetAgentContext(request, timeout=DEADLINE_S)
+
+
+async def goes_on(caller: Caller, cursor: str, until: str) -> Stream:
+    """Listens from a cursor until something is told, as clients do: again while rights change."""
+    while True:
+        stream = caller.listen("picker", cursor=cursor)
+        with suppress(grpc.aio.AioRpcError):
+            return await stream.until(lambda stream: until in stream.told)
+        assert (await stream.refusal()).reason == "ACCESS_CHANGED"
+        cursor = stream.cursor or cursor
 
 
 async def test_what_an_agent_may_not_read_is_not_matched(deployment: Deployment) -> None:
@@ -48,8 +81,7 @@ async def test_a_right_that_is_taken_away_and_given_back(deployment: Deployment)
     await deployment.bind("reader", grant("consumer", "public/*"))
     assert (await stream.refusal()).reason == "ACCESS_CHANGED"
     (hidden,) = await deployment.admin.publish(apples(SECRET, 1))
-    resumed = reader.listen("picker", cursor=stream.cursor)
-    await resumed.until(lambda stream: "WITHHELD" in stream.told)
+    resumed = await goes_on(reader, stream.cursor, "WITHHELD")
     assert [(m.event.data_key, m.event.payload) for m in resumed.matched] == [(SECRET, b"")]
     assert hidden not in resumed.sequences
     then = await knew(reader, "picker")
@@ -83,6 +115,56 @@ async def test_rights_change_while_nobody_listens(deployment: Deployment) -> Non
     assert b"apples" not in b"".join(
         m.event.payload for m in seen.matched if m.event.data_key == SECRET
     )
+
+
+@pytest.mark.parametrize("consumes", [False, True])
+async def test_a_right_that_is_given_back_before_the_log_says_that_it_was_lost(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, consumes: bool
+) -> None:
+    both = grant("consumer", "public/*", "secret/*")
+    reader = await deployment.caller("reader", both)
+    cursor = (await reader.register("picker", "apples")).cursor
+    # The process that decides has much to write.
+    monkeypatch.setattr(AgentRights, "_current", lambda *_: None)
+    await deployment.bind("reader", grant("consumer", "public/*"))
+    await deployment.admin.publish(apples(SECRET), apples(PUBLIC))
+    if consumes:
+        async with Worker(reader, agent_id="picker") as worker:
+            assert (await worker.refusal()).reason == "ACCESS_CHANGED"
+        assert SECRET not in [each.matched.event.data_key for each in worker.deliveries]
+        await deployment.bind("reader", both)
+        async with Worker(reader, agent_id="picker") as worker:
+            await worker.until(lambda: len(worker.deliveries) == 2)
+        keys = [each.matched.event.data_key for each in worker.deliveries]
+    else:
+        waiting = reader.listen("picker", cursor=cursor)
+        refused = await waiting.refusal()
+        assert refused.reason == "ACCESS_CHANGED"
+        assert refused.retry_after_ms
+        assert SECRET not in waiting.keys
+        await deployment.bind("reader", both)
+        keys = (await reader.listen("picker", cursor=waiting.cursor or cursor).count(2)).keys
+    assert sorted(keys) == [PUBLIC, SECRET]
+
+
+async def test_a_server_that_has_not_heard_of_a_right_leaves_out_nothing_that_it_brings(
+    deployment: Deployment, second: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deployment.admin.publish(apples(SECRET))
+    issued = await deployment.key("reader", grant("consumer", "public/*"))
+    await second.server.rooms.access.directory.refresh()
+    reader = second.with_key(issued.secret_key)
+    await reader.register("picker", "apples")
+    stream = await reader.listen("picker").live()
+    with monkeypatch.context() as deaf:
+        deaf.setattr(second.server.rooms.access.directory._store, "changed", unheard())
+        await deployment.bind("reader", grant("consumer", "public/*", "secret/*"))
+        assert (await stream.refusal()).reason == "ACCESS_CHANGED"
+        assert SECRET not in stream.keys
+        refused = await reader.listen("picker", cursor=stream.cursor).refusal()
+        assert refused.reason == "ACCESS_CHANGED"
+    resumed = await goes_on(reader, stream.cursor, "MATCHED")
+    assert resumed.keys == [SECRET]
 
 
 async def test_agents_of_before_are_given_to_an_identity(deployment: Deployment) -> None:

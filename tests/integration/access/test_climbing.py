@@ -293,3 +293,20 @@ async def test_who_is_no_administrator_any_more_changes_nothing(
 
 async def _never() -> None:
     """A server that hears of nothing."""
+
+
+async def test_who_administers_nothing_learns_of_no_keys_and_bindings(
+    deployment: Deployment, acme: Caller
+) -> None:
+    nobody = await deployment.caller("nobody", grant("consumer"))
+    (key,) = (await ask(deployment.admin, "ListKeys", identity="ops")).keys
+    for rpc, name, there, not_there in (
+        ("RotateKey", "key_id", key.key_id, "absent"),
+        ("RevokeKey", "key_id", key.key_id, "absent"),
+        ("DeleteBinding", "identity", "rival/one", "absent"),
+        ("DeleteRole", "name", "admin", "absent"),
+        ("DeleteTenant", "name", ACME, "absent"),
+    ):
+        answers = [await refused(nobody, rpc, **{name: value}) for value in (there, not_there)]
+        assert answers[0] == answers[1], rpc
+        assert answers[0].reason == "PERMISSION_DENIED"

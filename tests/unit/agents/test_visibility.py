@@ -52,7 +52,7 @@ def delivery(data_key: str, change: Change, n: int) -> Delivery:
     return Delivery(Sequence(n, 0), entry, change=change, told=told.SerializeToString())
 
 
-def test_what_is_withheld_is_told_to_its_own_identity_without_content() -> None:
+async def test_what_is_withheld_is_told_to_its_own_identity_without_content() -> None:
     agent = Agent("a", (), 0.5, 1, 0, 0, identity="guest", scope=NOTHING)
     several = [
         delivery("public.apple", Change.MATCHED, 1),
@@ -63,7 +63,7 @@ def test_what_is_withheld_is_told_to_its_own_identity_without_content() -> None:
     for identity, places in (("guest", [1, 3]), ("other", [1])):
         show = shown_to(Viewer(identity, PUBLIC), agent)
         assert show is not None
-        shown = show(several)
+        shown = await show(several)
         assert [each.sequence.ms for each in shown] == places
         for each in shown:
             told = event_pb2.MatchedEvent.FromString(each.told)

@@ -182,7 +182,9 @@ class AgentServicer(GroupServicer):
                 heartbeat_s=heartbeat_s,
                 settings=self._settings,
                 drain=self._drain,
-                show=shown_to(viewer, agent),
+                show=shown_to(
+                    viewer, agent, self._rooms.agents.rights.leaves_out(call.project, agent, viewer)
+                ),
             )
             room = batch_room(self._settings)
             await record.opened(event_of(position), position)

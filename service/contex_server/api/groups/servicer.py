@@ -57,7 +57,8 @@ class GroupServicer(Servicer):
             room_bytes = batch_room(self._settings).several
             session = Session(call, rooms.groups, self._settings, group, consumer, room_bytes)
             if gets is not None:
-                session.withhold(gets, record, self._audit)
+                leaves_out = rooms.agents.rights.leaves_out(project, registered.agent, viewer)
+                session.withhold(gets, leaves_out, record, self._audit)
             try:
                 with rooms.events.presence.listener(project):
                     await session.run(requests, start.heartbeat_s, self._drain)

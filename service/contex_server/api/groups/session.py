@@ -10,14 +10,14 @@ from contextlib import aclosing
 from contex.v1 import consumer_pb2 as pb
 
 from contex_server.agents.delivery_recorder import StreamRecorder
-from contex_server.agents.visibility import Gets, concealed
+from contex_server.agents.visibility import Gets, LeavesOut, concealed
 from contex_server.api.groups import checks, messages
 from contex_server.api.shared.cursors import encode_consumed
 from contex_server.audit.writer import AuditWriter
 from contex_server.events.feed import Delivery
 from contex_server.groups.consumer import Blocked, Claim, Consumer
 from contex_server.groups.group import Group
-from contex_server.groups.room import GroupsRoom, is_for
+from contex_server.groups.room import GroupsRoom, data_key_of, is_for
 from contex_server.kernel.call import Call
 from contex_server.kernel.config import Settings
 from contex_server.kernel.drain import Drain
@@ -47,12 +47,20 @@ class Session:
         self._messages = time.time_ns() // 1_000
         """The number of the last message: greater than those of earlier streams."""
         self._gets: Gets | None = None
+        self._leaves_out: LeavesOut | None = None
         self._left = False
         """The client has given back what it had, and ended its side."""
 
-    def withhold(self, gets: Gets, record: StreamRecorder, audit: AuditWriter) -> None:
+    def withhold(
+        self,
+        gets: Gets,
+        leaves_out: LeavesOut | None,
+        record: StreamRecorder,
+        audit: AuditWriter,
+    ) -> None:
         """Sends only what the caller gets, and records that: the rest is settled unseen."""
-        self._gets, self._record, self._audit = gets, record, audit
+        self._gets, self._leaves_out = gets, leaves_out
+        self._record, self._audit = record, audit
 
     async def run(
         self, requests: AsyncIterator[pb.ConsumeRequest], heartbeat_s: float, drain: Drain
@@ -149,7 +157,7 @@ class Session:
         consumer, group, project = self._consumer, self._group, self._call.project
         there = [claim for claim in claims if claim.id in consumer.claims]
         if self._gets is not None:
-            there = self._without_withheld(self._gets, there)
+            there = await self._without_withheld(self._gets, there)
         source = self._room.read(project, group.agent_id, there, self._texts)
         async with aclosing(source):
             async for page in source:
@@ -174,12 +182,14 @@ class Session:
                             claim.message = self._messages
                         await self._call.write(messages.deliveries(left, cursor))
 
-    def _without_withheld(self, gets: Gets, claims: list[Claim]) -> list[Claim]:
+    async def _without_withheld(self, gets: Gets, claims: list[Claim]) -> list[Claim]:
         """What the caller gets of some claims; settles the others."""
         shown, hidden = list[Claim](), list[Claim]()
         for claim in claims:
             (shown if is_for(gets, claim.claimed.entry) else hidden).append(claim)
         if hidden:
+            if self._leaves_out is not None:
+                await self._leaves_out({data_key_of(claim.claimed.entry) for claim in hidden})
             self._group.withhold(self._consumer, hidden)
             call, last = self._call, event_of(hidden[-1].place)
             self._audit.withheld(
