@@ -171,8 +171,8 @@ async def check_same_log(
     Args:
         bounds: Those of the log.
         readable: Whether what follows is to be read, forwards.
-        scope: What the caller may see. An event that it may not is as good as none: no position
-            that it was given proves one.
+        scope: What the caller may see. Of an event that it may not, a position proves nothing,
+            rightly or wrongly: it may have been given when the caller had other rights.
 
     Raises:
         ContexError: LOG_CHANGED; SEQUENCE_TRIMMED, SEQUENCE_IN_FUTURE.
@@ -186,7 +186,7 @@ async def check_same_log(
         return
     (entry,) = await log.get(project, [position])
     if entry is not None and not event_codec.is_admitted(entry, scope):
-        entry = None
+        return
     if entry is None and readable:
         check_readable(await log.bounds(project), position)  # It may have been removed just now.
     if entry is None or (proof and event_codec.proof(entry) not in (b"", proof)):

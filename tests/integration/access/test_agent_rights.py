@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -19,6 +18,7 @@ from tests.integration.support import (
     DEADLINE_S,
     GetAgentRequest,
     P,
+    Refusal,
     Stream,
     event,
     refusal,
@@ -49,9 +49,11 @@ async def goes_on(caller: Caller, cursor: str, until: str) -> Stream:
     """Listens from a cursor until something is told, as clients do: again while rights change."""
     while True:
         stream = caller.listen("picker", cursor=cursor)
-        with suppress(grpc.aio.AioRpcError):
+        try:
             return await stream.until(lambda stream: until in stream.told)
-        assert (await stream.refusal()).reason == "ACCESS_CHANGED"
+        except grpc.aio.AioRpcError as error:
+            refused = Refusal.of(error)
+        assert refused.reason == "ACCESS_CHANGED"
         cursor = stream.cursor or cursor
 
 
@@ -115,6 +117,25 @@ async def test_rights_change_while_nobody_listens(deployment: Deployment) -> Non
     assert b"apples" not in b"".join(
         m.event.payload for m in seen.matched if m.event.data_key == SECRET
     )
+
+
+async def test_a_cursor_that_came_with_what_may_not_be_seen_any_more_goes_on(
+    deployment: Deployment,
+) -> None:
+    reader = await deployment.caller("reader", grant("consumer", "public/*", "secret/*"))
+    await reader.register("picker", "apples")
+    listened, subscribed = await reader.listen("picker").live(), await reader.subscribe().live()
+    await deployment.admin.publish(apples(SECRET))
+    for stream in (listened, subscribed):
+        await stream.until(lambda stream: SECRET in stream.keys)
+        assert stream.kinds[-1] == "events"
+    await deployment.bind("reader", grant("consumer", "public/*"))
+    for stream in (listened, subscribed):
+        assert (await stream.refusal()).reason == "ACCESS_CHANGED"
+    assert (await goes_on(reader, listened.cursor, "WITHHELD")).keys == [SECRET]
+    await deployment.admin.publish(apples(PUBLIC))
+    resumed = reader.subscribe(cursor=subscribed.cursor)
+    assert (await resumed.until(lambda stream: stream.events)).keys == [PUBLIC]
 
 
 @pytest.mark.parametrize("consumes", [False, True])
