@@ -77,7 +77,7 @@ _NAMED = re.compile(rb"[a-z.-]*canary[a-z.-]*( apples)?")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scene() -> AsyncIterator[Scene]:
     def links(*given: Any) -> tuple[Link, ...]:
-        return chain.links(*given[:-1], access, *given[-1:])
+        return chain.links(*given[:5], access, *given[5:])  # Where `authorize` is.
 
     with (
         tempfile.TemporaryDirectory(prefix="ctx") as name,
