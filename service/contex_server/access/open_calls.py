@@ -23,6 +23,8 @@ from contex_server.kernel.scope import Scope
 from contex_server.kernel.slices import sliced
 
 _CHECK_S = 0.5
+_WRITE_S = 3.0
+"""How long a message that is under way may take when its stream is ended."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,8 +47,8 @@ class _Open:
     def sent_by(self, write: Write) -> Write:
         """What sends messages, until the stream is ended.
 
-        It is not cancelled while one is under way: gRPC could then tell the client nothing more,
-        which would wait for ever.
+        It is not cancelled at once while one is under way: gRPC could then tell the client nothing
+        more, which would wait for ever.
         """
 
         async def send(message: bytes) -> None:
@@ -124,6 +126,14 @@ class OpenCalls:
                 stream.ended = error
                 if not stream.writing:
                     stream.task.cancel()
+                    return
+                # A client that does not read keeps nothing for that.
+                loop = asyncio.get_running_loop()
+                loop.call_later(_WRITE_S, self._cancel, stream)
+
+    def _cancel(self, stream: _Open) -> None:
+        if stream in self._open:
+            stream.task.cancel()
 
     def _check_rights(self, stream: _Open) -> None:
         check_valid(stream.principal, self._directory)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import partial
 from typing import Self
 
 from contex_server.agents.delivery_recorder import DeliveryRecorder
@@ -13,6 +14,7 @@ from contex_server.agents.expiry import unregistered_body
 from contex_server.agents.visibility import Viewer
 from contex_server.agents.waiting import COUNTED, AgentWaiters, Waited
 from contex_server.inbox.deciders import Deciders
+from contex_server.inbox.judgement import is_own
 from contex_server.inbox.progress import AgentProgress, Passing, ProgressReader, Standpoint
 from contex_server.kernel import event_codec
 from contex_server.kernel.drain import Drain
@@ -399,7 +401,7 @@ class AgentRegistry:
             at_least=written.sequence,
             budget=budget,
             scope=scope.intersect(agent.scope),
-            without_publisher=agent_id if agent.exclude_own else "",
+            leaves_out=partial(is_own, agent=agent) if agent.exclude_own else None,
         )
         await self.recorder.answered(
             project,

@@ -67,7 +67,8 @@ class Viewer:
     def may_change(self, agent: Agent) -> bool:
         """Whether an agent may be changed, or consumed for: by its own identity, and by who sees
         everything."""
-        return self.sees_all or (bool(agent.identity) and agent.identity == self.identity)
+        identity, _ = standing(agent)
+        return self.sees_all or (bool(identity) and identity == self.identity)
 
     def gets(self, agent: Agent) -> Gets | None:
         """Whether the caller may be sent what an agent that it sees gets; None: all of it.

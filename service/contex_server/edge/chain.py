@@ -306,8 +306,9 @@ async def require_agent(call: Incoming, rest: Rest, agents: AgentStore) -> Any:
     try:
         if (agent_id := _agent_named(call)) and PROJECT.fits(call.project):
             viewer, project = Viewer.of(call), call.project
-            changes = call.rule is not None and call.rule.call_class is CallClass.WRITE
-            method = call.method
+            rule, method = call.rule, call.method
+            is_of_agent = rule is not None and rule.reach is Reach.AGENT
+            changes = is_of_agent and rule is not None and rule.call_class is CallClass.WRITE
             await check_access(agents, project, agent_id, viewer, method, changes=changes)
         return await rest(call)
     except ContexError as error:

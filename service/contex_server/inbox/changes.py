@@ -145,6 +145,10 @@ class Changes:
         if before.is_past(event.sequence):
             return None
         changes = _changes_needs(before, event, agent)
+        owner = before.agent.identity
+        if owner and agent.identity != owner and event.sequence > before.adopted:
+            # What it was sent was another's: this one is told nothing of it.
+            return await self._begins(way, event, agent, after, draft, before)
         if after is not None and after < before.begin and event.sequence > before.adopted:
             return await self._begins(way, event, agent, after, draft, before)
         if not agent.registered_ms:
@@ -190,7 +194,8 @@ class Changes:
     ) -> Afterwards:
         """A new agent: it begins with what matches now, or with the past that it asks for.
 
-        So does a known one that asks for more of the past than its inbox has: `before`.
+        So does a known one that asks for more of the past than its inbox has, or that is another
+        identity's from now on: `before`.
         """
         place, project, store = event.sequence, self.ledger.project, self.ledger.store
         if before is not None and not agent.registered_ms:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -75,12 +75,12 @@ class MatchQueries:
         at_least: LogSequence,
         budget: ContextBudget,
         scope: Scope,
-        without_publisher: str = "",
+        leaves_out: Callable[[Event], bool] | None = None,
     ) -> MatchResult:
         """What registered needs match now, with everything up to `at_least` taken into account.
 
         Args:
-            without_publisher: Whose data are left out.
+            leaves_out: Data by whose latest event are left out.
         """
         async with (
             self._matchers.matcher(project) as matcher,
@@ -88,14 +88,14 @@ class MatchQueries:
         ):
             found = await self._engine.find(index, needs, scope.admits, registered=True)
         matched = await self._matched(project, found, scope)
-        if without_publisher:
-            matched = await self._of_others(project, matched, without_publisher)
+        if leaves_out is not None:
+            matched = await self._without(project, matched, leaves_out)
         return await self._result(project, matched, position, budget)
 
-    async def _of_others(
-        self, project: str, matched: MatchedEvents, publisher: str
+    async def _without(
+        self, project: str, matched: MatchedEvents, leaves_out: Callable[[Event], bool]
     ) -> MatchedEvents:
-        """The data whose latest event is not of a publisher."""
+        """The data that are not left out for their latest event."""
         others: list[tuple[LogSequence, tuple[Match, ...]]] = []
         for start in range(0, len(matched), _PAGE):
             part = matched[start : start + _PAGE]
@@ -103,7 +103,7 @@ class MatchQueries:
             others += [
                 datum
                 for datum, entry in zip(part, entries, strict=True)
-                if entry is None or event_codec.decode(entry).publisher != publisher
+                if entry is None or not leaves_out(event_codec.decode(entry))
             ]
         return others
 

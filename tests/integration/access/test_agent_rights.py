@@ -16,11 +16,15 @@ from tests.integration.access.support import Caller, Deployment, grant
 from tests.integration.groups.worker import Worker
 from tests.integration.support import (
     DEADLINE_S,
+    AcknowledgeRequest,
     GetAgentRequest,
     P,
     Refusal,
     Stream,
+    UnregisterAgentRequest,
+    UpdateAgentRequest,
     event,
+    eventually,
     refusal,
 )
 
@@ -195,8 +199,12 @@ async def test_agents_of_before_are_given_to_an_identity(deployment: Deployment)
     request = pb.AssignAgentsRequest(project=P, agent_ids="o*", identity="owner", reassign=True)
     response = await deployment.admin.agents.AssignAgents(request, timeout=DEADLINE_S)
     assert response.assigned_count == 1
-    told = deployment.admin.listen("old")
-    await told.until(lambda stream: "WITHHELD" in stream.told)
+    # It begins with what its new identity may read; of what it was sent before, it is told nothing.
+    owner = await deployment.caller("owner", grant("consumer", "public/*"))
+    told = owner.listen("old")
+    await told.until(lambda stream: PUBLIC in stream.keys)
+    assert SECRET not in told.keys
+    assert not (await knew(owner, "old")).withheld
     agent = (
         await deployment.admin.agents.GetAgent(
             GetAgentRequest(project=P, agent_id="old"), timeout=DEADLINE_S
@@ -218,3 +226,42 @@ async def test_the_audit_names_who_was_proved_and_who_was_claimed(deployment: De
     assert any("of 'billing'" in r.detail and r.actor == "admin" for r in records)
     refused = await refusal(publisher.audits.ListRecords(request, timeout=DEADLINE_S))
     assert refused.reason == "PERMISSION_DENIED"
+
+
+async def test_an_agent_is_changed_by_its_own_identity_alone(deployment: Deployment) -> None:
+    await deployment.admin.publish(apples(PUBLIC))
+    owner = await deployment.caller("owner", grant("consumer", "public/*"))
+    peer = await deployment.caller("peer", grant("consumer", "public/*"))
+    await owner.register("picker", "apples")
+    request = GetAgentRequest(project=P, agent_id="picker")
+    assert (await peer.agents.GetAgent(request, timeout=DEADLINE_S)).agent.identity == "owner"
+    named: dict[str, Any] = {"project": P, "agent_id": "picker"}
+    agents = peer.agents
+    for call in (
+        peer.register("picker", "poison"),
+        agents.UpdateAgent(UpdateAgentRequest(**named), timeout=DEADLINE_S),
+        agents.UnregisterAgent(UnregisterAgentRequest(**named), timeout=DEADLINE_S),
+        agents.Acknowledge(AcknowledgeRequest(**named, sequence="0"), timeout=DEADLINE_S),
+    ):
+        assert (await refusal(call)).reason == "PERMISSION_DENIED"
+    # Once its identity may read nothing, it is nobody else's to see.
+    await deployment.bind("owner")
+
+    async def is_hidden() -> bool:
+        try:
+            await agents.GetAgent(request, timeout=DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            return Refusal.of(error).reason == "AGENT_NOT_FOUND"
+        return False
+
+    await eventually(is_hidden)
+
+
+async def test_an_answer_has_nothing_that_the_agent_published_itself(
+    deployment: Deployment,
+) -> None:
+    writer = await deployment.caller("writer", grant("publisher"), grant("consumer"))
+    await writer.publish(apples(PUBLIC), publisher="picker")
+    await writer.publish(apples(SECRET), publisher="somebody")
+    registered = await writer.register("picker", "apples", exclude_own=True)
+    assert [datum.event.data_key for datum in registered.data] == [SECRET]

@@ -24,7 +24,9 @@ PUBLIC, APPLES, NOTHING = (Scope(frozenset(keys)) for keys in (["public.*"], ["p
         ("guest", EVERYTHING, "guest", NOTHING, True),
         ("other", APPLES, "guest", PUBLIC, True),
         ("other", PUBLIC, "guest", APPLES, False),
-        ("other", NOTHING, "guest", NOTHING, True),
+        ("other", NOTHING, "guest", NOTHING, False),
+        ("other", NOTHING, "guest", APPLES, False),
+        ("guest", NOTHING, "guest", NOTHING, True),
         ("other", EVERYTHING, "guest", PUBLIC, False),
     ],
 )
