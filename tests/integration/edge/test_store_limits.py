@@ -275,7 +275,17 @@ NAMES = (
     "",
     *(
         f"contex.v1.{name}Service"
-        for name in ("Event", "Agent", "Match", "State", "Audit", "Project", "Transfer", "Server")
+        for name in (
+            "Event",
+            "Agent",
+            "Match",
+            "State",
+            "Audit",
+            "Project",
+            "Transfer",
+            "Server",
+            "Access",
+        )
     ),
 )
 Serving = health_pb2.HealthCheckResponse

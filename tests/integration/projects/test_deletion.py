@@ -52,7 +52,7 @@ async def project(api: Api, name: str = P) -> Any:
 async def names_in(store: Any) -> set[str]:
     """The store's keys, but for those of what is deleted, and of no project."""
     keys = {name.decode() for name in await store.keys("*")}
-    return {name for name in keys if ":p:" in name}
+    return {name for name in keys if ":p:" in name and ":p:~" not in name}
 
 
 async def fill(api: Api) -> None:
