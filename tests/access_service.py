@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -53,6 +53,7 @@ class Access(access_service_pb2_grpc.AccessServiceServicer):
     Attributes:
         requests: All requests.
         authorizations: What each call sent as "authorization".
+        revoked: Keys that are refused.
         refusals: How the next calls are refused: code, reason, milliseconds of RetryInfo.
     """
 
@@ -69,6 +70,7 @@ class Access(access_service_pb2_grpc.AccessServiceServicer):
         }
         self.tenants = {"default": access_service_pb2.Tenant(name="default", projects=["*"])}
         self.needs_key = True
+        self.revoked: set[str] = set()
 
     def _take(self, request: Any, context: grpc.ServicerContext) -> str:
         """Notes a call; returns the key's id."""
@@ -79,6 +81,8 @@ class Access(access_service_pb2_grpc.AccessServiceServicer):
         if self.refusals:
             code, reason, retry_ms = self.refusals.pop(0)
             refuse(context, code, reason, retry_ms=retry_ms, limit="read_calls_per_second")
+        if authorization.removeprefix("Bearer ") in self.revoked:
+            refuse(context, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", cause="REVOKED")
         if self.needs_key and not authorization.startswith("Bearer ctx_"):
             cause = "INVALID" if authorization else "MISSING"
             refuse(context, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", cause=cause)
@@ -228,11 +232,13 @@ class Agents(agent_service_pb2_grpc.AgentServiceServicer):
 
     Attributes:
         ends: How the next Listen streams end after an event: code, reason, cause.
+        before_end: Called before a Listen stream ends.
     """
 
     def __init__(self, access: Access) -> None:
         self._access = access
         self.ends: list[tuple[grpc.StatusCode, str, str]] = []
+        self.before_end: Callable[[], object] = lambda: None
         self.cursors: list[str] = []
 
     def AssignAgents(self, request, context):
@@ -246,6 +252,7 @@ class Agents(agent_service_pb2_grpc.AgentServiceServicer):
         message = agent_service_pb2.ListenResponse(cursor=f"c{number}")
         message.events.events.add().event.sequence = f"{number}-0"
         yield message
+        self.before_end()
         code, reason, cause = self.ends.pop(0)
         refuse(context, code, reason, cause=cause)
 

@@ -134,12 +134,18 @@ class Session:
 
         try:
             target = parse_target(target)  # of a place, perhaps
-            key = self._key_for(target.removeprefix(SECURE))
+            if self.api_key is None and not self.api_key_file:
+                _check_key(target)
             tls = None
             if target.startswith(SECURE):
                 tls = Tls(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
             client = AsyncClient(
-                target, publisher=self.publisher, timeout=self.timeout, tls=tls, api_key=key
+                target,
+                publisher=self.publisher,
+                timeout=self.timeout,
+                tls=tls,
+                api_key=self.api_key,
+                api_key_file=(self.api_key_file or None) if self.api_key is None else None,
             )
         except ValueError as error:
             raise InputError(str(error)) from None
@@ -147,23 +153,6 @@ class Session:
         if not self.waits and (command := asyncio.current_task()) is not None:
             self._attempts.append(asyncio.create_task(_attempt(client, target, command)))
         return client
-
-    def _key_for(self, target: str) -> str:
-        """The API key for a target; empty for none."""
-        import warnings
-
-        from contex import credentials
-
-        if self.api_key is not None:
-            return self.api_key
-        if self.api_key_file:
-            return credentials.read_key(self.api_key_file)
-        with warnings.catch_warnings(record=True) as problems:
-            warnings.simplefilter("always", credentials.CredentialsWarning)
-            found = credentials.find(target)
-        for problem in problems:
-            complain(str(problem.message))
-        return found[0] if found else ""
 
     async def first_failure(self) -> Exception | None:
         """Why no server was reached at first, if that is so."""
@@ -188,6 +177,22 @@ class Session:
             attempt.cancel()
         await asyncio.gather(*self._attempts, return_exceptions=True)
         await self._clients.aclose()
+
+
+def _check_key(target: str) -> None:
+    """Says why a key is not used; raises what is wrong with the one that will be found."""
+    import warnings
+
+    from contex import credentials
+
+    with warnings.catch_warnings(record=True) as problems:
+        warnings.simplefilter("always", credentials.CredentialsWarning)
+        is_encrypted = target.startswith(SECURE)
+        address = target.removeprefix(SECURE)
+        credentials.Credentials(address, encrypted=is_encrypted).metadata()
+    for problem in problems:
+        complain(str(problem.message))
+    warnings.simplefilter("ignore", credentials.CredentialsWarning)  # It has been said.
 
 
 async def _attempt(client: AsyncClient, target: str, command: asyncio.Task[Any]) -> None:

@@ -43,14 +43,12 @@ def login(
 
 def _given_key(stdin: bool, file: str) -> str:
     if stdin:
-        return credentials.checked(sys.stdin.readline().strip(), "stdin")
+        return credentials.checked(sys.stdin.readline(), "stdin")
     if file:
         return credentials.read_key(file)
     if not sys.stdin.isatty():
         raise UsageError("stdin is no terminal; use --api-key-stdin or --api-key-file")
-    return credentials.checked(
-        click.prompt("API key", hide_input=True, err=True).strip(), "the key"
-    )
+    return credentials.checked(click.prompt("API key", hide_input=True, err=True), "the key")
 
 
 async def _login(session: Session, key: str) -> ExitCode:

@@ -45,14 +45,22 @@ class Backoff:
     Jitter", AWS Architecture Blog, 2015.)
     """
 
-    def __init__(self, uniform: Callable[[float, float], float] = random.uniform) -> None:
+    def __init__(
+        self,
+        uniform: Callable[[float, float], float] = random.uniform,
+        is_renewed: Callable[[ContexError], bool] = lambda error: False,
+    ) -> None:
         self._uniform = uniform
+        self._is_refused = False
+        self.is_renewed = is_renewed
+        """Whether a new call has other credentials than the one that was refused."""
         self.failures = 0
         """Failures in a row."""
 
     def reset(self) -> None:
         """Notes a success: the next wait is short again."""
         self.failures = 0
+        self._is_refused = False
 
     def is_hopeless(self, error: ContexError) -> bool:
         """Whether the failure of a stream, after those in a row, is not a broken connection.
@@ -69,11 +77,14 @@ class Backoff:
     def may_resume(self, error: ContexError) -> bool:
         """Whether a stream goes on in a new call after this error.
 
-        So it does once where its credentials have expired: the new call has fresh ones, if the
-        client is able to get some.
+        So it does once where its credentials have expired, for the new call has fresh ones if the
+        client is able to get some; and where they were refused, and there are others by now.
         """
         if isinstance(error, Unauthenticated):
-            return error.cause == "EXPIRED" and not self.failures
+            if self._is_refused:
+                return False
+            self._is_refused = True
+            return self.is_renewed(error) or error.cause == "EXPIRED"
         return is_transient(error) and not self.is_hopeless(error)
 
     def next_delay(self, retry_after: float | None = None) -> float:

@@ -20,8 +20,12 @@ import stat
 import time
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .channel import is_local
+
+if TYPE_CHECKING:
+    from .errors import ContexError
 
 AUTHORIZATION = "authorization"
 _ALLOW_PLAINTEXT = "CONTEX_ALLOW_PLAINTEXT_CREDENTIALS"
@@ -29,6 +33,8 @@ _MOST_BYTES = 64 << 10
 """Of a file with a key; what is larger is something else."""
 _FOUND_FOR_S = 30.0
 """After that a key is looked for again: its file may have been replaced by that of another key."""
+_REFUSED = ("INVALID", "EXPIRED", "REVOKED")
+"""Causes of a refusal that another key mends."""
 _LONGEST_SECRET = 16_384
 """Characters of a key or token: gRPC refuses metadata that are larger by themselves."""
 
@@ -40,12 +46,20 @@ class CredentialsWarning(UserWarning):
     """A file with a key was found, and is not used."""
 
 
+class EmptySecretError(ValueError):
+    """There is nothing where a key or token should be."""
+
+
 class Credentials:
     """What a client proves by, on its way to one target.
+
+    A key in a file is read again now and then, and when it was refused: another may be there by
+    then.
 
     Args:
         target: Where it calls.
         api_key: The key; None to look for one, "" for none.
+        api_key_file: The file that has the key, instead.
         token: A token, or what returns one, instead.
         allow_plaintext: Whether secrets may leave this machine unencrypted; by default as
             CONTEX_ALLOW_PLAINTEXT_CREDENTIALS says.
@@ -53,7 +67,9 @@ class Credentials:
         looks: Whether a key is looked for.
 
     Raises:
-        ValueError: Both are given; or one that may not be sent, or is not a key or a token at all.
+        OSError: The file can't be read.
+        ValueError: Several are given; or one that may not be sent, or is not a key or a token at
+            all.
     """
 
     def __init__(
@@ -62,13 +78,17 @@ class Credentials:
         api_key: str | None = None,
         token: Token | None = None,
         *,
+        api_key_file: str | os.PathLike[str] | None = None,
         allow_plaintext: bool | None = None,
         encrypted: bool = False,
         looks: bool = True,
     ) -> None:
         if api_key and token is not None:
             raise ValueError("give api_key or token, not both")
+        if api_key_file is not None and (api_key is not None or token is not None):
+            raise ValueError("give one of api_key, api_key_file and token")
         self._target = target
+        self._file = None if api_key_file is None else os.fspath(api_key_file)
         self._is_safe = encrypted or is_local(target) or _is_allowed(allow_plaintext)
         self._fresh = token if callable(token) else None
         secret = api_key if token is None or callable(token) else token
@@ -79,6 +99,8 @@ class Credentials:
             self._metadata = self._carried(secret, "api_key" if api_key else "token")
         elif self._fresh is not None:
             self._check_safe("token")
+        elif self._file is not None:
+            self.metadata()
         elif secret == "" or not looks:
             self._metadata = ()
 
@@ -86,6 +108,7 @@ class Credentials:
         """The metadata of the next call.
 
         Raises:
+            OSError: The file with the key can't be read.
             ValueError: The key that was found may not be sent, or is none.
         """
         if self._fresh is not None:
@@ -95,8 +118,8 @@ class Credentials:
         now = time.monotonic()
         if now >= self._found_until:
             try:
-                found = find(self._target)
-            except OSError:
+                found = self._look()
+            except (OSError, EmptySecretError):
                 if not self._found:
                     raise
                 # Somebody is about to replace it; the key itself may be valid yet.
@@ -104,6 +127,29 @@ class Credentials:
                 self._found = self._carried(*found) if found else ()
             self._found_until = now + _FOUND_FOR_S
         return self._found
+
+    def is_renewed(self, shown: tuple[tuple[str, str], ...], error: ContexError) -> bool:
+        """Whether a call that was refused may be made again: another key is there by now.
+
+        Args:
+            shown: The metadata that were refused.
+            error: The refusal.
+        """
+        if self._metadata is not None or self._fresh is not None:
+            return False
+        if error.reason != "UNAUTHENTICATED" or error.metadata.get("cause") not in _REFUSED:
+            return False
+        self._found_until = 0.0
+        try:
+            return self.metadata() != shown
+        except (OSError, ValueError) as problem:
+            error.add_note(f"and there is no other key: {problem}")
+            return False
+
+    def _look(self) -> tuple[str, str] | None:
+        if self._file is not None:
+            return read_key(self._file), self._file
+        return find(self._target)
 
     def _carried(self, secret: str, source: str) -> tuple[tuple[str, str], ...]:
         self._check_safe(source)
@@ -118,18 +164,44 @@ class Credentials:
             )
 
 
+class Shown:
+    """What one call or stream says of who calls, each time that it is made.
+
+    Args:
+        credentials: What proves it.
+        identity: Metadata that go with them.
+    """
+
+    def __init__(self, credentials: Credentials, identity: tuple[tuple[str, str], ...]) -> None:
+        self._credentials = credentials
+        self._identity = identity
+        self._last: tuple[tuple[str, str], ...] = ()
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The metadata of the next call."""
+        self._last = self._credentials.metadata()
+        return (*self._identity, *self._last)
+
+    def is_renewed(self, error: ContexError) -> bool:
+        """Whether the last call was refused for what another key, which is there by now, mends."""
+        return self._credentials.is_renewed(self._last, error)
+
+
 def checked(secret: object, source: str) -> str:
-    """A key or token that metadata can carry.
+    """A key or token that metadata can carry, without the space around it.
 
     gRPC would quote one that they can't, in its error.
 
     Raises:
         TypeError: It is no text.
-        ValueError: It has other characters than keys and tokens have.
+        ValueError: It is empty, or has other characters than keys and tokens have.
     """
     if not isinstance(secret, str):
         raise TypeError(f"{source}: expected a string, not {type(secret).__name__}")
-    if not 0 < len(secret) <= _LONGEST_SECRET or not all("!" <= one <= "~" for one in secret):
+    secret = secret.strip()
+    if not secret:
+        raise EmptySecretError(f"{source}: is empty")
+    if not len(secret) <= _LONGEST_SECRET or not all("!" <= one <= "~" for one in secret):
         raise ValueError(f"{source}: is not an API key or token, one word of printable ASCII")
     return secret
 
@@ -160,7 +232,7 @@ def read_key(path: str) -> str:
     """
     with open(path, "rb") as file:
         text = file.read(_MOST_BYTES).decode(errors="replace")
-    return checked(text.strip(), path)
+    return checked(text, path)
 
 
 def credentials_file() -> str:
@@ -230,7 +302,7 @@ def store_key(target: str, key: str | None) -> str:
 def _admin_key() -> tuple[str, str] | None:
     path = os.path.join(os.environ.get("CONTEX_DATA_DIR") or "data", "admin.key")
     try:
-        return checked(_read_private(path).strip(), path), path
+        return checked(_read_private(path), path), path
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -88,6 +88,10 @@ class ResumableStream(Generic[T]):
         self.needs_changed: NeedsChanged | None = None
         self.resync: Resync | None = None
 
+    def renew_with(self, is_renewed: Callable[[ContexError], bool]) -> None:
+        """Says how to find out whether a new call has other credentials than a refused one."""
+        self._backoff.is_renewed = is_renewed
+
     @property
     def started(self) -> bool:
         """Whether a message was received: from then on, where the stream starts is fixed."""

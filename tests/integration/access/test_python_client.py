@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import contex
 import pytest
@@ -118,3 +121,53 @@ async def test_a_consumer_is_not_given_what_it_may_no_longer_read(deployment: De
             assert not [parked async for parked in reader.parked(P, "picker")]
         (whole,) = [parked async for parked in admin.parked(P, "picker")]
         assert whole.matched.event.payload == b"apples"
+
+
+async def test_streams_go_on_with_the_key_that_has_taken_the_place_of_one(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    rights = [contex.Grant(role, (P,)) for role in ("consumer", "publisher")]
+    reading: list[asyncio.Future[Any]]
+    file = tmp_path / "app.key"
+    more: asyncio.Queue[str] = asyncio.Queue()
+
+    async def batches() -> AsyncIterator[list[contex.NewEvent]]:
+        while True:
+            yield [contex.NewEvent(await more.get(), "apples", description="apples")]
+
+    async with client_of(deployment, deployment.secret) as admin:
+        created = await admin.access.create_key("app", grants=rights)
+        key_id = created.key.key_id
+        file.write_text(created.secret_key)
+        target = f"127.0.0.1:{deployment.server.port}"
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            contex.AsyncClient(target, api_key_file=file) as app,
+            contex.AsyncClient(target, api_key_file=file) as worker,
+        ):
+            await app.register_agent(P, "picker", ["apples"])
+            async with (
+                app.subscribe(P, start="end") as subscribed,
+                app.listen(P, "picker") as listened,
+                worker.consume(P, "picker") as consumed,
+                app.publish_stream(P, batches()) as published,
+            ):
+                for rotations in range(3):
+                    reading = [
+                        asyncio.ensure_future(anext(subscribed)),
+                        asyncio.ensure_future(anext(listened)),
+                        asyncio.ensure_future(anext(consumed)),
+                    ]
+                    streams = (subscribed, listened, consumed)
+                    while any(stream.reconnects < rotations for stream in streams):
+                        await asyncio.sleep(0.01)
+                    await more.put(data_key := f"apple/{rotations}")
+                    assert (await anext(published)).error is None
+                    event, matched, delivery = await asyncio.gather(*reading)
+                    assert event.data_key == data_key
+                    assert matched.event.data_key == delivery.event.data_key == data_key
+                    rotated = await admin.access.rotate_key(key_id, overlap=60)
+                    file.write_text(rotated.secret_key)
+                    await admin.access.revoke_key(key_id)
+                    key_id = rotated.key.key_id
+                assert published.reconnects

@@ -80,6 +80,28 @@ def test_login_takes_a_file(access: Access, home: Path, monkeypatch: pytest.Monk
     assert "can't use 'missing'" in run("whoami --api-key-file missing", ExitCode.USAGE)
 
 
+def test_a_command_goes_on_with_the_key_that_is_in_the_file_now(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with access_service.serving() as (target, access, agents):
+        file = home / "key"
+        for words in ("--api-key-file key", ""):
+            file.write_text("ctx_one_x")
+            if not words:
+                monkeypatch.setenv("CONTEX_API_KEY_FILE", "key")
+            agents.before_end = lambda: file.write_text("ctx_two_x")
+            agents.ends = [(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", "REVOKED")] * 2
+            access.authorizations.clear()
+            shown = run(f"listen a --count 2 --json --target {target} {words}")
+            assert shown.count('"sequence"') == 2
+            assert access.authorizations == ["Bearer ctx_one_x", "Bearer ctx_two_x"]
+
+
+def test_an_empty_key_file_is_said_to_be_empty(access: Access, home: Path) -> None:
+    (home / "key").write_text("")
+    assert "key: is empty" in run("whoami --api-key-file key", ExitCode.USAGE)
+
+
 def test_no_secret_is_quoted(access: Access, home: Path) -> None:
     for text in ("two words", "ctx_ä"):
         (home / "key").write_text(text)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import contex
 import grpc
@@ -126,6 +127,82 @@ async def test_expired_credentials_are_tried_once_more_only(served: Served) -> N
                 pass
     assert agents.cursors == []
     assert len(access.refusals) == 2
+
+
+@pytest.mark.parametrize("cause", ["REVOKED", "EXPIRED", "INVALID"])
+async def test_a_stream_goes_on_with_the_key_that_is_in_the_file_now(
+    served: Served, tmp_path: Path, cause: str
+) -> None:
+    target, access, agents = served
+    file = tmp_path / "key"
+    file.write_text("ctx_key1_x\n")
+    numbers = iter(range(2, 9))
+    agents.before_end = lambda: file.write_text(f"ctx_key{next(numbers)}_x\n")
+    agents.ends = [(UNAUTHENTICATED, "UNAUTHENTICATED", cause)] * 2
+    agents.ends += [(UNAVAILABLE, "", ""), (UNAUTHENTICATED, "UNAUTHENTICATED", cause)]
+    async with (
+        contex.AsyncClient(target, api_key_file=file) as client,
+        client.listen("shop", "a") as stream,
+    ):
+        got = [(await anext(stream)).event.sequence for _ in range(5)]
+    assert got == ["1-0", "2-0", "3-0", "4-0", "5-0"]
+    assert agents.cursors == ["", "c1", "c2", "c3", "c4"]
+    keys = [sent.removeprefix("Bearer ctx_key") for sent in access.authorizations]
+    assert keys == ["1_x", "2_x", "3_x", "3_x", "5_x"]
+
+
+async def test_a_stream_is_refused_with_the_same_key_or_with_another_at_once(
+    served: Served, tmp_path: Path
+) -> None:
+    target, access, agents = served
+    file = tmp_path / "key"
+    file.write_text("ctx_key1_x")
+    agents.ends = [(UNAUTHENTICATED, "UNAUTHENTICATED", "REVOKED")] * 2
+    async with contex.AsyncClient(target, api_key_file=file) as client:
+        with pytest.raises(contex.Unauthenticated):
+            [_ async for _ in client.listen("shop", "a")]
+        assert agents.cursors == [""]
+        access.revoked = {"ctx_key2_x"}
+        agents.before_end = lambda: file.write_text("ctx_key2_x")
+        with pytest.raises(contex.Unauthenticated) as raised:
+            [_ async for _ in client.listen("shop", "a")]
+        assert raised.value.cause == "REVOKED"
+        assert agents.cursors == ["", ""]
+        assert len(access.authorizations) == 3
+
+
+def test_a_call_is_made_again_with_the_key_that_is_in_the_file_now(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, access, agents = served
+    file = tmp_path / "key"
+    file.write_text("ctx_key1_x")
+    monkeypatch.setenv("CONTEX_API_KEY_FILE", str(file))
+    with contex.Client(target) as client:
+        assert client.access.who_am_i().key_id == "key1"
+        access.revoked = {"ctx_key1_x"}
+        with pytest.raises(contex.Unauthenticated) as refused:
+            client.access.who_am_i()
+        assert refused.value.cause == "REVOKED"
+        assert len(access.requests) == 2
+        file.write_text("ctx_key2_x")
+        assert client.access.who_am_i().key_id == "key2"
+        file.write_text("")
+        access.revoked = {"ctx_key2_x"}
+        with pytest.raises(contex.Unauthenticated):
+            client.access.who_am_i()
+        agents.ends = [(UNAUTHENTICATED, "UNAUTHENTICATED", "REVOKED")]
+        file.write_text("ctx_key3_x")
+        agents.before_end = lambda: file.write_text("ctx_key4_x")
+        with client.listen("shop", "a") as stream:
+            assert [next(stream).event.sequence for _ in range(2)] == ["1-0", "2-0"]
+        assert [sent[-6:] for sent in access.authorizations[-3:]] == ["key2_x", "key3_x", "key4_x"]
+    with (
+        contex.Client(target, api_key="ctx_key1_x") as client,
+        pytest.raises(contex.Unauthenticated),
+    ):
+        access.revoked = {"ctx_key1_x"}
+        client.access.who_am_i()
 
 
 @pytest.mark.parametrize("call", ["who_am_i", "revoke"])

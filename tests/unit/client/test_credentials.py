@@ -195,6 +195,36 @@ def test_a_key_is_looked_for_once_in_a_while(home: Path, monkeypatch: pytest.Mon
     file.unlink()
     now += 31
     assert found.metadata() == (("authorization", "Bearer ctx_two_x"),)
+    file.write_text("")  # being replaced by `contex keys rotate … > named`
+    now += 31
+    assert found.metadata() == (("authorization", "Bearer ctx_two_x"),)
+
+
+def test_the_space_around_a_key_is_no_part_of_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = {"authorization": f"Bearer {KEY}"}
+    assert sent(api_key=f" {KEY}\r\n") == sent(token=f"{KEY}\n") == expected
+    monkeypatch.setenv("CONTEX_API_KEY", f"{KEY}\n")
+    assert sent() == expected
+    with pytest.raises(ValueError, match="api_key: is empty"):
+        sent(api_key=" \n")
+
+
+def test_a_file_may_be_named(home: Path) -> None:
+    file = home / "a.key"
+    with pytest.raises(FileNotFoundError):
+        contex.Client(HERE, api_key_file="a.key")
+    file.write_text("\n")
+    with pytest.raises(ValueError, match="key: is empty"):
+        contex.Client(HERE, api_key_file="a.key")
+    file.write_text(f"{KEY}\n")
+    assert sent(api_key_file=file) == {"authorization": f"Bearer {KEY}"}
+    with pytest.raises(ValueError, match=f"^{file}: not sent"):
+        contex.AsyncClient(AWAY, api_key_file=file)
+    for more in ({"api_key": ""}, {"token": KEY}):
+        with pytest.raises(ValueError, match="give one of api_key, api_key_file and token"):
+            sent(api_key_file=file, **more)
 
 
 def test_no_repr_has_a_secret() -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from contex.backoff import Retry
+from contex.backoff import Backoff, Retry
 from contex.errors import not_passed
 from contex.lazy import (
     agent_service_pb2,
@@ -331,15 +331,17 @@ class AsyncAgentService(AsyncCalls):
             ack_deadline=deadline,
             max_attempts=max_attempts or 0,
         )
+        shown = self._shown()
         state = consuming.Consuming(
             start,
             deadline_s=max(deadline.ToTimedelta().total_seconds(), 1.0),
             max_extension_s=extension.ToTimedelta().total_seconds(),
             until_idle=until_idle,
             reconnect=reconnect,
+            backoff=Backoff(is_renewed=shown.is_renewed),
         )
         stream = DeliveryStream(
-            lambda requests: duplex(self._agents.Consume, requests, self._metadata),
+            lambda requests: duplex(self._agents.Consume, requests, shown.metadata()),
             state,
             name,
             auto_ack=auto_ack,

@@ -8,10 +8,11 @@ from typing import Any, Generic, Self, TypeVar
 import grpc
 
 from contex.backoff import Retry
+from contex.credentials import Shown
 from contex.errors import ContexError
 
 from .closing import AsyncCloseable
-from .transport import Reader, StreamCall
+from .transport import Metadata, Reader, StreamCall
 
 T = TypeVar("T")
 
@@ -26,18 +27,23 @@ class AnswerStream(AsyncCloseable, Generic[T]):
     Args:
         open_call: Makes the call.
         decode: Returns the items in a message.
+        shown: What each call says of who calls; one that is refused at first is made again if that
+            is another key by then.
         retry: Given if `open_call` resumes after the last message that was decoded. Then a break
             is mended for as long as this allows, and interrupting a wait loses nothing.
     """
 
     def __init__(
         self,
-        open_call: Callable[[], StreamCall[Any]],
+        open_call: Callable[[Metadata], StreamCall[Any]],
         decode: Callable[[Any], Iterable[T]],
+        shown: Shown,
         retry: Callable[[], Retry] | None = None,
     ) -> None:
         self._open_call = open_call
         self._decode = decode
+        self._shown = shown
+        self._may_renew = True
         self._retry = retry
         self._outage: Retry | None = None
         self._reader: Reader[Any] = Reader()
@@ -71,13 +77,20 @@ class AnswerStream(AsyncCloseable, Generic[T]):
                 if self._begun and not self._reader.has_call and self._retry is None:
                     raise ContexError("a wait was cancelled", grpc.StatusCode.CANCELLED)
                 self._begun = True
-                message = await self._reader.read(self._open_call)
+                message = await self._reader.read(self._open)
             except ContexError as error:
+                if self._may_renew and self._shown.is_renewed(error):
+                    self._may_renew = self._begun = False
+                    continue
                 await self._reader.pause(self._delay_after(error))
             else:
                 self._outage = None
+                self._may_renew = self._retry is not None
                 return message
         return None
+
+    def _open(self) -> StreamCall[Any]:
+        return self._open_call(self._shown.metadata())
 
     def _delay_after(self, error: ContexError) -> float:
         """Seconds until the next call.

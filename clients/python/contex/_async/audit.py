@@ -102,6 +102,6 @@ class AsyncAuditService(AsyncCalls):
             ),
         )
         return self._answers(
-            lambda: self._audit.ExportRecords(request, metadata=self._metadata),
+            lambda metadata: self._audit.ExportRecords(request, metadata=metadata),
             lambda message: [values.audit_piece(message)],
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from contex.backoff import PROMISED_WINDOW_S, Retry
 from contex.channel import check_target, identity_metadata
-from contex.credentials import Credentials, Token
-from contex.errors import ContexError, QuotaExceeded, Unimplemented
+from contex.credentials import Credentials, Shown, Token
+from contex.errors import ContexError, QuotaExceeded, Unauthenticated, Unimplemented
 from contex.lazy import server_service_pb2, server_service_pb2_grpc
 from contex.tls import Tls, split_target
 
@@ -75,6 +77,7 @@ class AsyncCalls(AsyncCloseable):
         channel: Channel | None = None,
         tls: Tls | None = None,
         api_key: str | None = None,
+        api_key_file: str | os.PathLike[str] | None = None,
         token: Token | None = None,
         allow_plaintext_credentials: bool | None = None,
     ) -> None:
@@ -87,6 +90,7 @@ class AsyncCalls(AsyncCloseable):
             target if is_own else check_target(called),
             api_key,
             token,
+            api_key_file=api_key_file,
             allow_plaintext=allow_plaintext_credentials,
             encrypted=is_own or tls is not None,
             looks=not is_own,
@@ -107,6 +111,10 @@ class AsyncCalls(AsyncCloseable):
     def _metadata(self) -> Metadata:
         """The metadata of the next call: who calls, and what proves it."""
         return (*self._identity, *self._credentials.metadata())
+
+    def _shown(self) -> Shown:
+        """The same for a stream, or a call that may be made again."""
+        return Shown(self._credentials, self._identity)
 
     async def _once(
         self,
@@ -133,9 +141,25 @@ class AsyncCalls(AsyncCloseable):
     async def _unary(
         self, method: UnaryMethod[Request, Response], request: Request, timeout: float
     ) -> Response:
+        """Makes a call; once more if it is refused and another key is there by now."""
+        began, shown = monotonic(), self._shown()
+        try:
+            return await self._attempt(method, request, timeout, shown)
+        except Unauthenticated as error:
+            if not shown.is_renewed(error):
+                raise
+        return await self._attempt(method, request, timeout - (monotonic() - began), shown)
+
+    async def _attempt(
+        self,
+        method: UnaryMethod[Request, Response],
+        request: Request,
+        timeout: float,
+        shown: Shown,
+    ) -> Response:
         self._check_open()
         try:
-            return await unary(method, request, timeout, self._metadata, self._connection.route)
+            return await unary(method, request, timeout, shown.metadata(), self._connection.route)
         except BaseException as error:
             if self._closed and was_cut_off(error):
                 raise RuntimeError("the client was closed before the call was answered") from error
@@ -205,8 +229,12 @@ class AsyncCalls(AsyncCloseable):
         starts_now: bool = False,
         acknowledge: Acknowledge | None = None,
     ) -> Subscription[T]:
+        shown = self._shown()
+        stream.renew_with(shown.is_renewed)
+
         def open_call(request: StreamRequest) -> StreamCall[StreamMessage]:
-            return cast("StreamCall[StreamMessage]", method()(request, metadata=self._metadata))
+            call = method()(request, metadata=shown.metadata())
+            return cast("StreamCall[StreamMessage]", call)
 
         subscription = self._opened(
             Subscription(open_call, stream, starts_now=starts_now, acknowledge=acknowledge)
@@ -215,11 +243,13 @@ class AsyncCalls(AsyncCloseable):
 
     def _answers(
         self,
-        open_call: Callable[[], StreamCall[Response]],
+        open_call: Callable[[Metadata], StreamCall[Response]],
         decode: Callable[[Response], Iterable[T]],
         retry: Callable[[], Retry] | None = None,
     ) -> AnswerStream[T]:
-        return self._opened(AnswerStream[T](open_call, decode, retry))
+        shown = self._shown()
+
+        return self._opened(AnswerStream[T](open_call, decode, shown, retry))
 
     def _opened(self, stream: StreamT) -> StreamT:
         """Notes a stream, which is closed with the client."""

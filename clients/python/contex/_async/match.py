@@ -157,7 +157,7 @@ class AsyncMatchService(AsyncCalls):
             summary_only=summary_only,
         )
         return self._answers(
-            lambda: self._matching.Backtest(request, metadata=self._metadata),
+            lambda metadata: self._matching.Backtest(request, metadata=metadata),
             lambda message: values.backtested(message),
         )
 
@@ -225,7 +225,7 @@ class AsyncMatchService(AsyncCalls):
             until=wire.position(until, "until"),
         )
         return self._answers(
-            lambda: self._matching.ExportFeedback(request, metadata=self._metadata),
+            lambda metadata: self._matching.ExportFeedback(request, metadata=metadata),
             lambda message: [values.feedback(message)],
         )
 

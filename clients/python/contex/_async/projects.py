@@ -249,6 +249,6 @@ class AsyncProjectService(AsyncCalls):
             all_deliveries=all_deliveries,
         )
         return self._answers(
-            lambda: self._projects.VerifyProject(request, metadata=self._metadata),
+            lambda metadata: self._projects.VerifyProject(request, metadata=metadata),
             lambda message: [values.verify_step(message)],
         )

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
+from contex.credentials import Shown
 from contex.lazy import state as values
 from contex.lazy import state_service_pb2, state_service_pb2_grpc, wire
 
 from .answer_stream import AnswerStream
 from .calls import AsyncCalls
-from .transport import StreamCall
+from .transport import Metadata, StreamCall
 
 if TYPE_CHECKING:
     from contex.events import Moment
@@ -31,11 +32,12 @@ class StateStream(_DatumStream):
 
     def __init__(
         self,
-        open_call: Callable[[], StreamCall[state_service_pb2.StreamStateResponse]],
+        open_call: Callable[[Metadata], StreamCall[state_service_pb2.StreamStateResponse]],
         progress: StateProgress,
+        shown: Shown,
         timeout: float,
     ) -> None:
-        super().__init__(open_call, progress.take, lambda: Retry(timeout))
+        super().__init__(open_call, progress.take, shown, lambda: Retry(timeout))
         self._progress = progress
 
     @property
@@ -115,8 +117,9 @@ class AsyncStateService(AsyncCalls):
             include_deleted=include_deleted,
         )
         stream = StateStream(
-            lambda: self._states.StreamState(request, metadata=self._metadata),
+            lambda metadata: self._states.StreamState(request, metadata=metadata),
             values.StateProgress(request),
+            self._shown(),
             self._timeout,
         )
         return self._opened(stream)

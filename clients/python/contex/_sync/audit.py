@@ -103,6 +103,6 @@ class AuditService(Calls):
             ),
         )
         return self._answers(
-            lambda: self._audit.ExportRecords(request, metadata=self._metadata),
+            lambda metadata: self._audit.ExportRecords(request, metadata=metadata),
             lambda message: [values.audit_piece(message)],
         )

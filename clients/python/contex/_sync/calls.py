@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from contex.backoff import PROMISED_WINDOW_S, Retry
 from contex.channel import check_target, identity_metadata
-from contex.credentials import Credentials, Token
-from contex.errors import ContexError, QuotaExceeded, Unimplemented
+from contex.credentials import Credentials, Shown, Token
+from contex.errors import ContexError, QuotaExceeded, Unauthenticated, Unimplemented
 from contex.lazy import server_service_pb2, server_service_pb2_grpc
 from contex.tls import Tls, split_target
 
@@ -76,6 +78,7 @@ class Calls(Closeable):
         channel: Channel | None = None,
         tls: Tls | None = None,
         api_key: str | None = None,
+        api_key_file: str | os.PathLike[str] | None = None,
         token: Token | None = None,
         allow_plaintext_credentials: bool | None = None,
     ) -> None:
@@ -88,6 +91,7 @@ class Calls(Closeable):
             target if is_own else check_target(called),
             api_key,
             token,
+            api_key_file=api_key_file,
             allow_plaintext=allow_plaintext_credentials,
             encrypted=is_own or tls is not None,
             looks=not is_own,
@@ -108,6 +112,10 @@ class Calls(Closeable):
     def _metadata(self) -> Metadata:
         """The metadata of the next call: who calls, and what proves it."""
         return (*self._identity, *self._credentials.metadata())
+
+    def _shown(self) -> Shown:
+        """The same for a stream, or a call that may be made again."""
+        return Shown(self._credentials, self._identity)
 
     def _once(
         self,
@@ -134,9 +142,25 @@ class Calls(Closeable):
     def _unary(
         self, method: UnaryMethod[Request, Response], request: Request, timeout: float
     ) -> Response:
+        """Makes a call; once more if it is refused and another key is there by now."""
+        began, shown = monotonic(), self._shown()
+        try:
+            return self._attempt(method, request, timeout, shown)
+        except Unauthenticated as error:
+            if not shown.is_renewed(error):
+                raise
+        return self._attempt(method, request, timeout - (monotonic() - began), shown)
+
+    def _attempt(
+        self,
+        method: UnaryMethod[Request, Response],
+        request: Request,
+        timeout: float,
+        shown: Shown,
+    ) -> Response:
         self._check_open()
         try:
-            return unary(method, request, timeout, self._metadata, self._connection.route)
+            return unary(method, request, timeout, shown.metadata(), self._connection.route)
         except BaseException as error:
             if self._closed and was_cut_off(error):
                 raise RuntimeError("the client was closed before the call was answered") from error
@@ -206,8 +230,12 @@ class Calls(Closeable):
         starts_now: bool = False,
         acknowledge: Acknowledge | None = None,
     ) -> SyncSubscription[T]:
+        shown = self._shown()
+        stream.renew_with(shown.is_renewed)
+
         def open_call(request: StreamRequest) -> StreamCall[StreamMessage]:
-            return cast("StreamCall[StreamMessage]", method()(request, metadata=self._metadata))
+            call = method()(request, metadata=shown.metadata())
+            return cast("StreamCall[StreamMessage]", call)
 
         subscription = self._opened(
             SyncSubscription(open_call, stream, starts_now=starts_now, acknowledge=acknowledge)
@@ -216,11 +244,13 @@ class Calls(Closeable):
 
     def _answers(
         self,
-        open_call: Callable[[], StreamCall[Response]],
+        open_call: Callable[[Metadata], StreamCall[Response]],
         decode: Callable[[Response], Iterable[T]],
         retry: Callable[[], Retry] | None = None,
     ) -> SyncAnswerStream[T]:
-        return self._opened(SyncAnswerStream[T](open_call, decode, retry))
+        shown = self._shown()
+
+        return self._opened(SyncAnswerStream[T](open_call, decode, shown, retry))
 
     def _opened(self, stream: StreamT) -> StreamT:
         """Notes a stream, which is closed with the client."""

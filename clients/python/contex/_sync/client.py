@@ -44,6 +44,8 @@ class Client(
             that CONTEX_API_KEY_FILE names, then what `contex login` stored for the target, then
             `admin.key` of a server's data directory on this machine; for a channel of your own,
             none is. "" sends none.
+        api_key_file: The file that has the key, instead; read again when the key in it may be
+            another.
         token: A token (JWT) of an issuer that the server trusts, instead; or a function that
             returns a fresh one, which is called for each call.
         allow_plaintext_credentials: Whether these may be sent to another machine unencrypted; by

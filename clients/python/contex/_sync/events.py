@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from contex.backoff import Retry
+from contex.backoff import Backoff, Retry
 from contex.errors import ContexError
 from contex.lazy import event_pb2, event_service_pb2, event_service_pb2_grpc, publish_window, wire
 from contex.lazy import events as values
@@ -195,11 +195,12 @@ class EventService(Calls):
             )
             return event_service_pb2.PublishStreamRequest(publish=publish)
 
+        shown = self._shown()
         stream = SyncPublishStream(
-            lambda requests: duplex(self._events.PublishStream, requests, self._metadata),
+            lambda requests: duplex(self._events.PublishStream, requests, shown.metadata()),
             batches,
             make_request,
-            publish_window.PublishWindow(window),
+            publish_window.PublishWindow(window, backoff=Backoff(is_renewed=shown.is_renewed)),
             self._timeout,
             self._request_window_s,
         )

@@ -158,7 +158,7 @@ class MatchService(Calls):
             summary_only=summary_only,
         )
         return self._answers(
-            lambda: self._matching.Backtest(request, metadata=self._metadata),
+            lambda metadata: self._matching.Backtest(request, metadata=metadata),
             lambda message: values.backtested(message),
         )
 
@@ -226,7 +226,7 @@ class MatchService(Calls):
             until=wire.position(until, "until"),
         )
         return self._answers(
-            lambda: self._matching.ExportFeedback(request, metadata=self._metadata),
+            lambda metadata: self._matching.ExportFeedback(request, metadata=metadata),
             lambda message: [values.feedback(message)],
         )
 

@@ -248,6 +248,6 @@ class ProjectService(Calls):
             all_deliveries=all_deliveries,
         )
         return self._answers(
-            lambda: self._projects.VerifyProject(request, metadata=self._metadata),
+            lambda metadata: self._projects.VerifyProject(request, metadata=metadata),
             lambda message: [values.verify_step(message)],
         )

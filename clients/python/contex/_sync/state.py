@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from contex.backoff import Retry
+from contex.credentials import Shown
 from contex.lazy import state as values
 from contex.lazy import state_service_pb2, state_service_pb2_grpc, wire
 
 from .answer_stream import SyncAnswerStream
 from .calls import Calls
-from .transport import StreamCall
+from .transport import Metadata, StreamCall
 
 if TYPE_CHECKING:
     from contex.events import Moment
@@ -32,11 +33,12 @@ class SyncStateStream(_DatumStream):
 
     def __init__(
         self,
-        open_call: Callable[[], StreamCall[state_service_pb2.StreamStateResponse]],
+        open_call: Callable[[Metadata], StreamCall[state_service_pb2.StreamStateResponse]],
         progress: StateProgress,
+        shown: Shown,
         timeout: float,
     ) -> None:
-        super().__init__(open_call, progress.take, lambda: Retry(timeout))
+        super().__init__(open_call, progress.take, shown, lambda: Retry(timeout))
         self._progress = progress
 
     @property
@@ -116,8 +118,9 @@ class StateService(Calls):
             include_deleted=include_deleted,
         )
         stream = SyncStateStream(
-            lambda: self._states.StreamState(request, metadata=self._metadata),
+            lambda metadata: self._states.StreamState(request, metadata=metadata),
             values.StateProgress(request),
+            self._shown(),
             self._timeout,
         )
         return self._opened(stream)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, BinaryIO
 
 from contex.backoff import Retry
+from contex.credentials import Shown
 from contex.errors import ContexError
 from contex.lazy import transfer as values
 from contex.lazy import transfer_service_pb2, transfer_service_pb2_grpc, wire
@@ -99,7 +100,9 @@ class TransferService(Calls):
             )
         )
         return self._answers(
-            lambda: self._transfers.ExportProject(progress.next_request(), metadata=self._metadata),
+            lambda metadata: self._transfers.ExportProject(
+                progress.next_request(), metadata=metadata
+            ),
             progress.take,
             lambda: Retry(self._timeout if progress.resumable else 0.0),
         )
@@ -307,17 +310,22 @@ class TransferService(Calls):
         """Sends a file, over as many calls as it takes."""
         retry: Retry | None = None
         byte_count = 0
+        shown = self._shown()
+        may_renew = True
 
         def on_response(response: transfer_service_pb2.ImportProjectResponse) -> None:
-            nonlocal retry, byte_count
+            nonlocal retry, byte_count, may_renew
             progress(values.import_progress(response))
             if response.byte_count > byte_count:
-                byte_count, retry = response.byte_count, None
+                byte_count, retry, may_renew = response.byte_count, None, True
 
         while True:
             try:
-                return self._try_import(start, file, on_response)
+                return self._try_import(start, file, shown, on_response)
             except ContexError as failure:
+                if may_renew and shown.is_renewed(failure):
+                    may_renew = False
+                    continue
                 retry = retry or Retry(self._timeout + values.TAKEOVER_S)
                 delay = values.import_delay(retry, failure)
             sleep(delay)
@@ -326,6 +334,7 @@ class TransferService(Calls):
         self,
         start: transfer_service_pb2.ImportStart,
         file: ImportFile,
+        shown: Shown,
         on_response: Callable[[transfer_service_pb2.ImportProjectResponse], None],
     ) -> ImportReport:
         """Sends a file over one call, from where the server asks for it."""
@@ -334,7 +343,7 @@ class TransferService(Calls):
         reader: Reader[transfer_service_pb2.ImportProjectResponse] = Reader()
 
         def open_call() -> StreamCall[transfer_service_pb2.ImportProjectResponse]:
-            return duplex(self._transfers.ImportProject, upload.requests(), self._metadata)
+            return duplex(self._transfers.ImportProject, upload.requests(), shown.metadata())
 
         try:
             first = reader.read(open_call)
