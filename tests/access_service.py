@@ -14,6 +14,10 @@ from contex.v1 import (
     access_service_pb2_grpc,
     agent_service_pb2,
     agent_service_pb2_grpc,
+    match_service_pb2,
+    match_service_pb2_grpc,
+    project_service_pb2,
+    project_service_pb2_grpc,
 )
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -54,6 +58,9 @@ class Access(access_service_pb2_grpc.AccessServiceServicer):
         requests: All requests.
         authorizations: What each call sent as "authorization".
         revoked: Keys that are refused.
+        is_off: Whether nobody is asked who they are.
+        tenant: Whose the caller is.
+        hidden: Whether of projects only the names are told.
         refusals: How the next calls are refused: code, reason, milliseconds of RetryInfo.
     """
 
@@ -70,6 +77,9 @@ class Access(access_service_pb2_grpc.AccessServiceServicer):
         }
         self.tenants = {"default": access_service_pb2.Tenant(name="default", projects=["*"])}
         self.needs_key = True
+        self.is_off = False
+        self.tenant = ""
+        self.hidden = True
         self.revoked: set[str] = set()
 
     def _take(self, request: Any, context: grpc.ServicerContext) -> str:
@@ -90,8 +100,11 @@ class Access(access_service_pb2_grpc.AccessServiceServicer):
 
     def WhoAmI(self, request, context):
         key_id = self._take(request, context)
+        if self.is_off:
+            return access_service_pb2.WhoAmIResponse()
         response = access_service_pb2.WhoAmIResponse(
             identity="root",
+            tenant=self.tenant,
             credential=access_service_pb2.CREDENTIAL_API_KEY,
             key_id=key_id,
         )
@@ -106,7 +119,8 @@ class Access(access_service_pb2_grpc.AccessServiceServicer):
         for grant in binding.grants:
             decided = response.grants.add(identity=identity, grant=grant)
             decided.allows = grant.role == "publisher" and (
-                request.permission == access_pb2.PERMISSION_PUBLISH or request.method == "Publish"
+                request.permission == access_pb2.PERMISSION_PUBLISH
+                or request.method in ("Publish", "GetMatchingStatus")
             )
             decided.problem = "" if decided.allows else "the role does not have the permission"
         response.allowed = any(one.allows for one in response.grants)
@@ -227,23 +241,61 @@ class Access(access_service_pb2_grpc.AccessServiceServicer):
         return response
 
 
+class Projects(project_service_pb2_grpc.ProjectServiceServicer):
+    """Projects of which the caller may see all, or the names alone."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def ListProjects(self, request, context):
+        self._access._take(request, context)
+        response = project_service_pb2.ListProjectsResponse()
+        response.projects.add(project="shop", event_count=7, last_sequence="7-0", event_bytes=70)
+        response.projects.add(project="other")
+        return response
+
+    def GetProject(self, request, context):
+        self._access._take(request, context)
+        response = project_service_pb2.GetProjectResponse(project=request.project, exists=True)
+        if not self._access.hidden:
+            response.stats.event_count = 7
+        return response
+
+
+class Matching(match_service_pb2_grpc.MatchServiceServicer):
+    """How matching is doing."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def GetMatchingStatus(self, request, context):
+        self._access._take(request, context)
+        return match_service_pb2.GetMatchingStatusResponse(default_threshold=0.3)
+
+    def Match(self, request, context):
+        self._access._take(request, context)
+        return match_service_pb2.MatchResponse(sequence="7-0")
+
+
 class Agents(agent_service_pb2_grpc.AgentServiceServicer):
     """Streams that end as access changes.
 
     Attributes:
         ends: How the next Listen streams end after an event: code, reason, cause.
+        assigned_count: How many agents are given to an identity.
         before_end: Called before a Listen stream ends.
     """
 
     def __init__(self, access: Access) -> None:
         self._access = access
         self.ends: list[tuple[grpc.StatusCode, str, str]] = []
+        self.assigned_count = 3
         self.before_end: Callable[[], object] = lambda: None
         self.cursors: list[str] = []
 
     def AssignAgents(self, request, context):
         self._access._take(request, context)
-        return agent_service_pb2.AssignAgentsResponse(assigned_count=3)
+        return agent_service_pb2.AssignAgentsResponse(assigned_count=self.assigned_count)
 
     def Listen(self, request, context):
         self._access._take(request, context)
@@ -265,6 +317,8 @@ def serving() -> Iterator[tuple[str, Access, Agents]]:
     agents = Agents(access)
     access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, server)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, server)
+    match_service_pb2_grpc.add_MatchServiceServicer_to_server(Matching(access), server)
+    project_service_pb2_grpc.add_ProjectServiceServicer_to_server(Projects(access), server)
     checks = health.HealthServicer()
     checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

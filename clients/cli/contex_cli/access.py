@@ -18,6 +18,7 @@ from contex_cli.times import rfc3339
 WHOM = argument(..., "IDENTITY", "An identity, or group:ISSUER:GROUP.")
 TENANT = option("", "The tenant that it belongs to.", metavar="NAME")
 _MYSELF = "-"
+_OFF = "access is off there, and everybody may do everything"
 _PAGE = 1_000
 
 
@@ -48,7 +49,7 @@ async def whoami(session: Session) -> None:
 
 def _show_me(me: contex.WhoAmI) -> None:
     if me.credential is None:
-        out.say("nobody in particular: access is off there, and everybody may do everything")
+        out.say(f"nobody in particular: {_OFF}")
         return
     how = me.credential.value.replace("_", " ")
     rows: dict[str, str | list[str]] = {
@@ -93,15 +94,28 @@ async def can(
     administers them."""
     # Names of projects have neither.
     project, _, data_key = re.sub("[:/]", "\0", where, count=1).partition("\0")
-    decision = await session.client.access.can(
-        what,
+    access = session.client.access
+    decision = await access.can(
+        _permission_or_rpc(what),
         project,
         data_key=data_key,
         identity="" if who == _MYSELF else who,
         groups=groups,
     )
+    if not decision and (await access.who_am_i()).credential is None:
+        decision = contex.Decision(True, _OFF, (), ())
     session.answer(decision, _show_decision)
     return ExitCode.OK if decision else ExitCode.NOT_GRANTED
+
+
+def _permission_or_rpc(text: str) -> str:
+    permissions = [one.value for one in contex.Permission if one is not contex.Permission.OTHER]
+    if text.lower() in permissions:
+        return text.lower()
+    if not text[:1].isupper():
+        problem = f"{text!r} is no permission; there are {', '.join(permissions)}, and RPCs"
+        raise UsageError(problem, "WHAT")
+    return text
 
 
 def _show_decision(decision: contex.Decision) -> None:
@@ -118,7 +132,8 @@ def _show_decision(decision: contex.Decision) -> None:
         "data keys": lambda one: _keys_text(one.grant),
         "problem": "problem",
     }
-    out.show_table(decision.grants, columns, "no grants")
+    if decision.reason != _OFF:
+        out.show_table(decision.grants, columns, "no grants")
 
 
 # -- grants ------------------------------------------------------------------------------
@@ -152,11 +167,11 @@ async def grant(
 ) -> None:
     """What it has already stays: the grants of an identity add up."""
     given = where.grant(role)
-    before = await _binding_of(session, identity)
+    before = await binding_of(session, identity)
     grants = before.grants if before else ()
     after = await session.client.access.set_binding(
         identity,
-        grants if given in grants else (*grants, given),
+        grants if any(is_same(given, one) for one in grants) else (*grants, given),
         tenant=tenant or (before.tenant if before else ""),
     )
     session.answer(after, _show_binding)
@@ -170,7 +185,7 @@ async def revoke(
     role: str = argument(..., "ROLE", "The role."),
 ) -> ExitCode:
     """Without -p and --data-key from all projects, with them the grant that names just these."""
-    before = await _binding_of(session, identity)
+    before = await binding_of(session, identity)
     grants = before.grants if before else ()
     left = [one for one in grants if not _fits(one, role, where)]
     if before is None or len(left) == len(grants):
@@ -188,8 +203,19 @@ async def revoke(
 def _fits(one: contex.Grant, role: str, where: Where) -> bool:
     return (
         one.role == role
-        and where.projects in ((), one.projects)
-        and where.data_keys in ((), one.data_keys)
+        and (not where.projects or {*where.projects} == {*one.projects})
+        and (not where.data_keys or {*where.data_keys} == {*one.data_keys})
+    )
+
+
+def is_same(one: contex.Grant, other: contex.Grant) -> bool:
+    """Whether two grants say the same, in whatever order."""
+    return one.role == other.role and all(
+        {*first} == {*second}
+        for first, second in (
+            (one.projects, other.projects),
+            (one.data_keys, other.data_keys),
+        )
     )
 
 
@@ -202,7 +228,8 @@ async def delete(session: Session, identity: str = WHOM) -> None:
     )
 
 
-async def _binding_of(session: Session, identity: str) -> contex.Binding | None:
+async def binding_of(session: Session, identity: str) -> contex.Binding | None:
+    """What an identity has; None if that is nothing."""
     async for binding in session.client.access.bindings(page_size=_PAGE):
         if binding.identity == identity:
             return binding

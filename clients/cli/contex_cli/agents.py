@@ -15,6 +15,7 @@ import contex
 from contex_cli import options
 from contex_cli import output as out
 from contex_cli.command import Session, command
+from contex_cli.exits import ExitCode, complain
 from contex_cli.indexing import indexing_shown, when_indexed
 from contex_cli.matches import (
     data_fit,
@@ -255,7 +256,7 @@ async def assign(
     identity: str = argument(..., "IDENTITY", "Whose they are from now on."),
     agent_ids: str = argument(..., "AGENTS", "Ids, as a glob: 'billing-*'."),
     reassign: bool = option(False, "Also those that are another identity's."),
-) -> None:
+) -> ExitCode:
     """For agents that were registered while access was off, or that change hands."""
     count = await session.client.assign_agents(
         session.project, agent_ids, identity, reassign=reassign
@@ -264,6 +265,11 @@ async def assign(
         {"identity": identity, "assigned_count": count},
         lambda _: out.say(f"{out.counted(count, 'agent')} given to {out.plain(identity)}"),
     )
+    if count:
+        return ExitCode.OK
+    whose = "" if reassign else " that is nobody's; --reassign gives also those of others"
+    complain(f"project {session.project} has no agent {agent_ids}{whose}; see contex agents")
+    return ExitCode.NOT_FOUND
 
 
 @command("agents ack")

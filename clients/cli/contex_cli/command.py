@@ -50,6 +50,7 @@ class Session:
         follows: The command runs until it is interrupted: that is its regular end.
         waits: The command waits for a server by itself.
         is_limited: Whether --timeout was given.
+        names_project: Whether the project was given, and is not the default.
     """
 
     project: str = option("default", "The project.", "--project", "-p", env="CONTEX_PROJECT")
@@ -89,6 +90,7 @@ class Session:
     follows: bool = field(default=False, init=False)
     waits: bool = field(default=False, init=False)
     is_limited: bool = field(default=False, init=False)
+    names_project: bool = field(default=False, init=False)
     _clients: AsyncExitStack = field(default_factory=AsyncExitStack, init=False)
     _attempts: list[asyncio.Task[None]] = field(default_factory=list, init=False)
 
@@ -250,8 +252,9 @@ class Command(click.Command):
             context = self.make_context(f"contex {self.name}", list(words))
             arguments = bind(self._function, context.params)
             if isinstance(session := arguments.get("session"), Session):
-                source = context.get_parameter_source("timeout")
-                session.is_limited = source is not click.core.ParameterSource.DEFAULT
+                source, default = context.get_parameter_source, click.core.ParameterSource.DEFAULT
+                session.is_limited = source("timeout") is not default
+                session.names_project = source("project") is not default
             work = self._function(**arguments)
             code = _run(work, arguments["session"]) if isawaitable(work) else work
             sys.stdout.flush()

@@ -12,6 +12,7 @@ import contex
 from contex_cli import output as out
 from contex_cli.bars import bar
 from contex_cli.command import Session
+from contex_cli.parameters import UsageError
 
 T = TypeVar("T")
 
@@ -36,8 +37,31 @@ async def when_indexed(session: Session, call: Callable[[], Awaitable[T]]) -> T:
                     raise
 
 
+async def default_threshold(session: Session) -> float:
+    """The project's default threshold."""
+    if not await _may_ask(session):
+        raise UsageError(
+            "missing: the project's default is told to those only who may see all of its data",
+            "--threshold",
+        )
+    return (await session.client.matching_status(session.project)).default_threshold
+
+
+async def _may_ask(session: Session) -> bool:
+    """Whether the caller may know how matching is doing: what is refused is in the audit, and
+    nobody has asked for it."""
+    access = session.client.access
+    try:
+        is_off = (await access.who_am_i()).credential is None
+        return is_off or bool(await access.can("GetMatchingStatus", session.project))
+    except contex.Unimplemented:  # A server of before access.
+        return True
+
+
 async def _built(session: Session) -> bool:
-    """Waits for the index; False if it was not being built."""
+    """Waits for the index; False if it was not being built, or the caller may not know."""
+    if not await _may_ask(session):
+        return False
     waited = False
     while (await session.client.matching_status(session.project)).is_indexing:
         waited = True
@@ -63,6 +87,8 @@ async def _show(session: Session) -> None:
     from rich.text import Text
 
     await asyncio.sleep(_ASK_EVERY_S)
+    if not await _may_ask(session):
+        return
     errors = out.error_console()
     moving = Live(console=errors, transient=True, auto_refresh=False)
     asked = 0

@@ -15,7 +15,7 @@ import contex
 from contex import credentials
 
 from contex_cli import output as out
-from contex_cli.access import TENANT, Where
+from contex_cli.access import TENANT, Where, binding_of, is_same
 from contex_cli.command import Session, command
 from contex_cli.exits import ExitCode, InputError
 from contex_cli.options import Limit
@@ -88,7 +88,12 @@ async def create(
     session: Session,
     where: Where,
     identity: str = argument(..., "IDENTITY", "Whom it stands for: a plain name."),
-    role: str = option("", "Grant the identity this role, and nothing else.", metavar="ROLE"),
+    role: str = option(
+        "", "Grant the identity this role; refused if it has others already.", metavar="ROLE"
+    ),
+    replace_grants: bool = option(
+        False, "With --role: take away what the identity has been granted before."
+    ),
     tenant: str = TENANT,
     name: str = option("", "What it is for.", metavar="TEXT"),
     owner: str = option("", "Who answers for it.", metavar="TEXT"),
@@ -104,15 +109,30 @@ async def create(
     """
     if not role and (where.projects or where.data_keys):
         raise UsageError("missing: -p and --data-key say for what a role is granted", "--role")
+    grants = [where.grant(role)] if role else []
+    if grants and not replace_grants:
+        await _check_new(session, identity, grants[0])
     created = await session.client.access.create_key(
         identity,
         tenant=tenant,
         name=name,
         owner=owner,
         ttl=ttl,
-        grants=[where.grant(role)] if role else (),
+        grants=grants,
     )
     _print_secret(session, created)
+
+
+async def _check_new(session: Session, identity: str, grant: contex.Grant) -> None:
+    """A key is created with all that its identity is to have: nothing is to be lost by that."""
+    before = await binding_of(session, identity)
+    if before and any(not is_same(one, grant) for one in before.grants):
+        raise UsageError(
+            f"{identity} has {out.counted(len(before.grants), 'grant')} already, which this would "
+            "replace: leave out --role for another key with the same rights, and add to them by "
+            "contex access grant; or give --replace-grants",
+            "--role",
+        )
 
 
 @command("keys rotate", without=("project",))

@@ -14,7 +14,7 @@ from contex_cli import output as out
 from contex_cli.bars import bar
 from contex_cli.command import Session, command
 from contex_cli.explanation import show_explanation
-from contex_cli.indexing import indexing_line, when_indexed
+from contex_cli.indexing import default_threshold, indexing_line, when_indexed
 from contex_cli.matches import (
     data_fit,
     is_cut,
@@ -112,7 +112,7 @@ async def _match_thresholds(
     """Asks once, below the lowest threshold of the table, and counts here."""
     applied = threshold
     if applied is None:
-        applied = (await session.client.matching_status(session.project)).default_threshold
+        applied = await default_threshold(session)
     answer = await when_indexed(
         session,
         lambda: session.client.match(
@@ -209,7 +209,7 @@ async def backtest(
 
     default = threshold
     if default is None:
-        default = (await session.client.matching_status(session.project)).default_threshold
+        default = await default_threshold(session)
     summary = None
     shown = summary_only or session.json or not out.console().is_terminal
     with Progress("read", shown=shown, bar=True) as progress:

@@ -7,10 +7,12 @@ import contex
 
 from contex_cli import output as out
 from contex_cli.command import Session, command
-from contex_cli.exits import ExitCode
+from contex_cli.exits import ExitCode, complain
 from contex_cli.parameters import UsageError, argument, option
 from contex_cli.projects import REASON, YES, stats_rows
 from contex_cli.times import rfc3339, sequence_text
+
+_HIDDEN = "not shown"
 
 
 @command("projects", without=("project",))
@@ -32,8 +34,8 @@ async def projects(
             found,
             {
                 "project": "project",
-                "events": lambda p: f"{p.event_count:,}",
-                "size": lambda p: out.size_text(p.event_bytes),
+                "events": lambda p: f"{p.event_count:,}" if p.last_sequence else _HIDDEN,
+                "size": lambda p: out.size_text(p.event_bytes) if p.last_sequence else _HIDDEN,
                 "first": lambda p: sequence_text(p.first_sequence),
                 "last": lambda p: sequence_text(p.last_sequence),
             },
@@ -54,7 +56,7 @@ async def show(
 def _show(project: contex.ProjectInfo) -> None:
     rows = {"project": project.project}
     if project.stats is None:
-        rows["exists"] = "no"
+        rows["exists"] = "yes; the rest is not shown to you" if project.exists else "no"
     else:
         rows |= stats_rows(project.stats)
         rows["model"] = project.model or "none yet"
@@ -72,16 +74,22 @@ async def encryption(
     session: Session,
     name: str = argument("", "[NAME]", "The project; or -p."),
     on: bool | None = option(None, "Encrypt what is published from now on, or not.", "--on/--off"),
-) -> None:
+) -> ExitCode:
     """Events that name a subject are encrypted in any case."""
     project = name or session.project
-    if on is None:
-        answer = (await session.client.project(project)).encryption
-    else:
+    if on is not None:
         answer = await session.client.set_encryption(project, on)
-    if answer is None:
-        raise UsageError("the server is too old: it doesn't tell")
+    else:
+        info = await session.client.project(project)
+        if info.encryption is None and info.exists and info.stats is None:
+            complain("not shown to you: it takes the right to see all data of the project")
+            return ExitCode.DENIED
+        if info.encryption is None:
+            complain("the server doesn't tell: it is too old, or you may not know")
+            return ExitCode.UNSUPPORTED
+        answer = info.encryption
     session.answer(answer, lambda found: out.show_rows(_encryption_rows(found)))
+    return ExitCode.OK
 
 
 def _encryption_rows(found: contex.Encryption) -> dict[str, str]:

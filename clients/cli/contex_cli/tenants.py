@@ -16,6 +16,7 @@ _BAR = 20
 _NEARLY = 0.8
 """Of a limit, what is worth a warning colour."""
 _LIMITS = tuple(field.name for field in fields(contex.UsageLimits))
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
 _NAME = argument(..., "NAME", "Its name.")
 
 
@@ -24,12 +25,21 @@ def _parse_limit(text: str) -> tuple[str, int]:
     if name not in _LIMITS:
         raise ValueError(f"{name!r} is no limit; there are {', '.join(_LIMITS)}")
     try:
-        value = int(number)
+        value = _number(number) if "bytes" in name else int(number)
     except ValueError:
         value = -1
     if value < 0:
-        raise ValueError(f"{text!r}: write it as {name}=NUMBER; 0 is no limit")
+        units = ", or with KiB, MiB, GiB, TiB" if "bytes" in name else ""
+        raise ValueError(f"{text!r}: write it as {name}=NUMBER{units}; 0 is no limit")
     return name, value
+
+
+def _number(text: str) -> int:
+    """A number of bytes, such as 1048576, 1MiB or 1.5 GiB."""
+    for power, unit in enumerate(_UNITS, 1):
+        if text.lower().endswith(unit.lower()):
+            return round(float(text[: -len(unit)]) * (1 << 10 * power))
+    return int(text)
 
 
 @command("tenants", without=("project",))
@@ -124,8 +134,13 @@ async def usage(
     session: Session,
     tenant: str = argument("", "[TENANT]", "The tenant; or -p."),
 ) -> None:
-    """Of rates, the mean of the last minute."""
+    """Of rates, the mean of the last minute. Without a tenant and -p, whoever belongs to a tenant
+    sees that of its own.
+    """
     access = session.client.access
+    if not tenant and not session.names_project:
+        me = await access.who_am_i()
+        tenant = me.tenant if me.credential is not None else ""
     report = await (access.usage(tenant) if tenant else access.usage(project=session.project))
     session.answer(report, _show_usage)
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import contex
 import grpc
 import pytest
+from contex.v1 import access_pb2
+from contex_cli import indexing
+from contex_cli.command import Session
 from contex_cli.exits import ExitCode
 
 from tests import access_service, command_line
@@ -225,11 +232,48 @@ def test_can_says_why(access: Access) -> None:
     assert access.requests[-1].data_key == "billing/vat"
     denied = run("can billing GetState shop/billing/vat", ExitCode.NOT_GRANTED)
     assert denied.startswith("denied: no grant allows it")
-    assert (access.requests[-1].project, access.requests[-1].data_key) == ("shop", "billing/vat")
+    assert (access.requests[-2].project, access.requests[-2].data_key) == ("shop", "billing/vat")
     asked = run("can - read shop --group group:i:g --json", ExitCode.NOT_GRANTED)
     assert json.loads(asked)["allowed"] is False
-    assert (access.requests[-1].identity, access.requests[-1].data_key) == ("", "")
-    assert [*access.requests[-1].groups] == ["group:i:g"]
+    assert (access.requests[-2].identity, access.requests[-2].data_key) == ("", "")
+    assert [*access.requests[-2].groups] == ["group:i:g"]
+
+
+def test_where_access_is_off_everything_is_allowed(access: Access) -> None:
+    access.is_off = True
+    for who in ("-", "billing"):
+        shown = run(f"can {who} erase shop")
+        assert shown == "allowed: access is off there, and everybody may do everything"
+    assert json.loads(run("can - erase shop --json"))["allowed"] is True
+
+
+def test_a_permission_is_known_by_its_name(access: Access) -> None:
+    said = run("can - fly shop", ExitCode.USAGE)
+    assert "'fly' is no permission; there are publish, read, " in said
+    assert not access.requests
+    run("can - READ shop", ExitCode.NOT_GRANTED)
+    assert access.requests[0].permission == access_pb2.PERMISSION_READ
+
+
+def test_the_order_of_what_a_grant_is_for_does_not_matter(access: Access) -> None:
+    run("access grant billing publisher -p shop -p test --data-key a/* --data-key b/*")
+    run("access grant billing publisher -p test -p shop --data-key b/* --data-key a/*")
+    (binding,) = access.bindings.values()
+    assert len(binding.grants) == 1
+    run("access revoke billing publisher -p test -p shop --data-key b/* --data-key a/*")
+    assert not access.bindings
+
+
+def test_a_key_does_not_take_grants_away(access: Access) -> None:
+    run("access grant billing publisher -p shop")
+    said = run("keys create billing --role consumer -p shop", ExitCode.USAGE)
+    assert "billing has 1 grant already, which this would replace" in said
+    assert "contex access grant" in said
+    run("keys create billing --role publisher -p shop")
+    run("keys create billing")
+    assert [grant.role for grant in access.bindings["billing"].grants] == ["publisher"]
+    run("keys create billing --role consumer -p shop --replace-grants")
+    assert [grant.role for grant in access.bindings["billing"].grants] == ["consumer"]
 
 
 def test_who_may_not_ask_gets_another_exit_code(access: Access) -> None:
@@ -274,6 +318,86 @@ def test_usage_is_drawn(access: Access) -> None:
     assert "agents 7 none" in shown
     assert run("usage -p shop").startswith("project shop, of tenant default")
     assert json.loads(run("usage acme --json"))["usage"][0]["limit"] == 1000
+
+
+def test_usage_is_that_of_the_callers_tenant(access: Access) -> None:
+    assert run("usage").startswith("project default, of tenant default")
+    access.tenant = "acme"
+    assert run("usage").startswith("tenant acme")
+    assert run("usage -p shop").startswith("project shop, of tenant default")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1GiB", 1 << 30), ("1.5kib", 1536), ("2TiB", 2 << 40), ("7", 7)]
+)
+def test_limits_of_bytes_may_have_a_unit(access: Access, text: str, size: int) -> None:
+    run(f"tenants set acme --limit stored_bytes={text}")
+    assert access.tenants["acme"].limits.stored_bytes == size
+
+
+def test_agents_that_are_not_there_are_not_given(home: Path) -> None:
+    with access_service.serving() as (target, _, agents):
+        agents.assigned_count = 0
+        words = f"agents assign billing bill* -p shop --target {target} --api-key-file key"
+        (home / "key").write_text(ADMIN_KEY)
+        said = run(words, ExitCode.NOT_FOUND)
+        assert "no agent bill* that is nobody's; --reassign gives also those of others" in said
+        said = run(f"{words} --reassign", ExitCode.NOT_FOUND)
+        assert "project shop has no agent bill*; see contex agents" in said
+
+
+# -- what may not be seen ----------------------------------------------------------------
+
+
+def test_what_is_not_shown_is_not_said_to_be_nothing(access: Access) -> None:
+    shown = run("projects")
+    assert "shop 7 70 bytes" in shown
+    assert "other not shown not shown" in shown
+    assert "not shown to you" in run("projects encryption shop", ExitCode.DENIED)
+    assert "exists yes; the rest is not shown to you" in run("projects show shop")
+    access.hidden = False
+    assert "it is too old" in run("projects encryption shop", ExitCode.UNSUPPORTED)
+
+
+def test_nothing_is_asked_that_would_be_refused(access: Access) -> None:
+    def asked() -> list[str]:
+        names = [type(request).DESCRIPTOR.name for request in access.requests]
+        access.requests.clear()
+        return names
+
+    said = run("match --thresholds payments", ExitCode.USAGE)
+    assert "the project's default is told to those only who may see all" in said
+    assert asked() == ["WhoAmIRequest", "CheckAccessRequest"]
+    run("access grant root publisher -p *")
+    asked()
+    run("match --thresholds payments")
+    assert asked()[2] == "GetMatchingStatusRequest"
+    access.is_off = True
+    run("match --thresholds payments")
+    assert asked()[:2] == ["WhoAmIRequest", "GetMatchingStatusRequest"]
+
+
+@pytest.mark.parametrize("may", [False, True])
+async def test_how_far_the_index_is_is_not_asked_by_who_may_not_know(
+    access: Access, monkeypatch: pytest.MonkeyPatch, may: bool
+) -> None:
+    monkeypatch.setattr(indexing, "_ASK_EVERY_S", 0.0)
+    async with contex.AsyncClient(os.environ["CONTEX_TARGET"]) as client:
+        if may:
+            await client.access.set_binding("root", [contex.Grant("publisher", ("*",))])
+        session = SimpleNamespace(client=client, project="shop", is_limited=False)
+
+        async def slow() -> None:
+            awaited = "GetMatchingStatusRequest" if may else "CheckAccessRequest"
+            while awaited not in (names := [type(r).DESCRIPTOR.name for r in access.requests]):
+                await asyncio.sleep(0.01)
+            assert ("GetMatchingStatusRequest" in names) is may
+            raise contex.DeadlineExceeded("late", grpc.StatusCode.DEADLINE_EXCEEDED)
+
+        with pytest.raises(contex.DeadlineExceeded):
+            await indexing.when_indexed(cast("Session", session), slow)
+        names = [type(request).DESCRIPTOR.name for request in access.requests]
+        assert ("GetMatchingStatusRequest" in names) is may
 
 
 def test_agents_are_given_to_an_identity(access: Access) -> None:
