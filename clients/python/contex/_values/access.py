@@ -179,7 +179,8 @@ class ApiKey:
         create_time: When it was created (UTC).
         expire_time: Until when it is valid (UTC). None: for ever.
         revoke_time: When it was revoked (UTC). None: it was not.
-        last_use_time: When it was used last, to the minute (UTC). None: never.
+        last_use_time: When it was used last, to some 10 seconds; an open stream uses it (UTC).
+            None: never.
         replaces_key_id: The key that was rotated to this one, if one was.
     """
 

@@ -173,7 +173,7 @@ class ApiKey(_message.Message):
 
     @_builtins.property
     def last_use_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was used last, to the minute. Unset: never."""
+        """When it was used last, to some 10 seconds; an open stream uses it. Unset: never."""
 
     def __init__(
         self,
