@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import io
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import contex
@@ -121,6 +123,99 @@ async def test_a_consumer_is_not_given_what_it_may_no_longer_read(deployment: De
             assert not [parked async for parked in reader.parked(P, "picker")]
         (whole,) = [parked async for parked in admin.parked(P, "picker")]
         assert whole.matched.event.payload == b"apples"
+
+
+def _read(app: contex.Client, admin: contex.Client) -> None:
+    assert app.access.who_am_i().identity == "app"
+
+
+def _publish(app: contex.Client, admin: contex.Client) -> None:
+    assert app.publish(P, "apple/app", "more").revision == 2
+
+
+def _state(app: contex.Client, admin: contex.Client) -> None:
+    with app.stream_state(P) as state:
+        assert [datum.data_key for datum in state] == ["apple/app"]
+
+
+def _export(app: contex.Client, admin: contex.Client) -> None:
+    with app.export(P) as pieces:
+        assert b"".join(piece.data for piece in pieces)
+
+
+def _import(app: contex.Client, admin: contex.Client) -> None:
+    with admin.export(P) as pieces:
+        file = io.BytesIO(b"".join(piece.data for piece in pieces))
+    assert app.import_from("copy", file).imported_count == 1
+
+
+def _subscribe(app: contex.Client, admin: contex.Client) -> None:
+    with app.subscribe(P, start="beginning") as stream:
+        assert stream.next(DEADLINE_S).data_key == "apple/app"
+
+
+def _listen(app: contex.Client, admin: contex.Client) -> None:
+    admin.register_agent(P, "picker", ["apples"])
+    with app.listen(P, "picker") as stream:
+        assert stream.next(DEADLINE_S).event.data_key == "apple/app"
+
+
+def _consume(app: contex.Client, admin: contex.Client) -> None:
+    admin.register_agent(P, "picker", ["apples"])
+    with app.consume(P, "picker") as consuming:
+        assert next(consuming).event.data_key == "apple/app"
+
+
+def _publish_stream(app: contex.Client, admin: contex.Client) -> None:
+    with app.publish_stream(P, [[contex.NewEvent("apple/app", "more")]]) as results:
+        assert [result.error for result in results] == [None]
+
+
+_CALLS = (
+    _read,
+    _publish,
+    _state,
+    _export,
+    _import,
+    _subscribe,
+    _listen,
+    _consume,
+    _publish_stream,
+)
+
+
+@pytest.mark.parametrize("call", _CALLS)
+async def test_a_call_is_made_again_with_the_key_that_has_taken_the_place_of_one(
+    deployment: Deployment, tmp_path: Path, call: Callable[[contex.Client, contex.Client], None]
+) -> None:
+    target = f"127.0.0.1:{deployment.server.port}"
+    file = tmp_path / "app.key"
+
+    def work() -> None:
+        with contex.Client(target, api_key=deployment.secret) as admin:
+            rights = contex.Grant("admin", ("*",))
+            created = admin.access.create_key("app", grants=[rights])
+            file.write_text(created.secret_key)
+            with contex.Client(target, api_key_file=file) as app:
+                app.publish(P, "apple/app", "apples", description="apples")
+                rotated = admin.access.rotate_key(created.key.key_id)
+                admin.access.revoke_key(created.key.key_id)
+                with contex.Client(target, api_key=created.secret_key) as old:
+                    end = monotonic() + DEADLINE_S
+                    while not isinstance(refused_with(old.access.who_am_i), contex.Unauthenticated):
+                        assert monotonic() < end
+                file.write_text(rotated.secret_key)
+                call(app, admin)
+
+    await asyncio.to_thread(work)
+
+
+def refused_with(call: Callable[[], object]) -> contex.ContexError | None:
+    try:
+        call()
+    except contex.ContexError as error:
+        return error
+    return None
 
 
 async def test_streams_go_on_with_the_key_that_has_taken_the_place_of_one(

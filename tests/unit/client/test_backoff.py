@@ -3,7 +3,7 @@ from __future__ import annotations
 import grpc
 import pytest
 from contex.backoff import BASE_S, CAP_S, PROMISED_WINDOW_S, Backoff, Retry, safe_s
-from contex.errors import ContexError, is_transient
+from contex.errors import ContexError, Unauthenticated, is_transient
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,3 +123,22 @@ def test_an_endless_retry_goes_on_for_as_long_as_it_may_help() -> None:
         clock.now += 60 + retry.delay_after(error(Code.UNAVAILABLE))
     with pytest.raises(ContexError):
         retry.delay_after(error(Code.NOT_FOUND))
+
+
+def test_refused_credentials_are_replaced_once_until_it_works() -> None:
+    refusal = {
+        cause: Unauthenticated("no", Code.UNAUTHENTICATED, "UNAUTHENTICATED", {"cause": cause})
+        for cause in ("REVOKED", "EXPIRED")
+    }
+    others = iter([True, True, False, False])
+    backoff = Backoff(is_renewed=lambda error: next(others))
+    backoff.next_delay()  # A connection that was lost before is another matter.
+    assert backoff.may_resume(refusal["REVOKED"])
+    assert not backoff.may_resume(refusal["REVOKED"])
+    backoff.reset()
+    assert backoff.may_resume(refusal["EXPIRED"])
+    assert not backoff.may_resume(refusal["EXPIRED"])
+    backoff.reset()
+    assert not backoff.may_resume(refusal["REVOKED"])
+    backoff.reset()
+    assert backoff.may_resume(refusal["EXPIRED"])
