@@ -26,7 +26,7 @@ def _parse_limit(text: str) -> tuple[str, int]:
         raise ValueError(f"{name!r} is no limit; there are {', '.join(_LIMITS)}")
     try:
         value = _number(number) if "bytes" in name else int(number)
-    except ValueError:
+    except (ValueError, OverflowError):
         value = -1
     if value < 0:
         units = ", or with KiB, MiB, GiB, TiB" if "bytes" in name else ""

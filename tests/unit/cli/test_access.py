@@ -190,6 +190,7 @@ def test_keys_are_listed_rotated_and_revoked(access: Access) -> None:
         ("roles set r fly", "'fly' is not one of"),
         ("tenants set t --limit flights=3", "'flights' is no limit; there are events_per_second"),
         ("tenants set t --limit agents=-1", "write it as agents=NUMBER"),
+        ("tenants set t --limit stored_bytes=infGiB", "=NUMBER, or with KiB"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_sent(
