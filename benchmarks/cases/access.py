@@ -30,8 +30,8 @@ SUBSCRIBERS = 200
 CONNECTIONS = 8
 _WINDOW = 4_096
 _INTERVAL_S = 0.010
-_MARK = b"\x1a\x0aapi_config"
-"""How data keys of the example begin, as they are serialised."""
+_MARK = b"api_config_"
+"""How data keys of the example begin: once in every event."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from collections.abc import Sequence as SequenceOf
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import partial
 from typing import Any, NamedTuple
 
 from contex_server.events.feed import Behind, Chunk, Delivery, Feed, Reader
@@ -28,7 +27,6 @@ from contex_server.kernel.model import (
     Range,
     Sequence,
 )
-from contex_server.kernel.scope import Scope
 from contex_server.log.pages import check_same_log, pages
 from contex_server.log.port import EventLog
 
@@ -143,11 +141,12 @@ async def stream(
     settings: Settings,
     drain: Drain,
     show: Show | None = None,
+    conceals: bool = False,
 ) -> AsyncGenerator[Message, None]:
     """Everything after `position` that source and feed pass, without end.
 
-    The feed must pass exactly what the source does. Of both, only what `show` has is yielded, and
-    positions prove no other events.
+    The feed must pass exactly what the source does. Of both, only what `show` has is yielded. With
+    that, or if the stream `conceals`, positions prove no events but those that are yielded.
 
     Raises:
         ContexError: SHUTTING_DOWN after a final checkpoint; SEQUENCE_TRIMMED if the log
@@ -160,9 +159,10 @@ async def stream(
     def message(
         kind: Kind, position: Sequence, chunk: Chunk | None = None, **others: Any
     ) -> Message:
-        if show is not None:
-            position = _unproven(position, chunk)
-            chunk = None if chunk is None else Chunk(chunk.deliveries, position)
+        if conceals or show is not None:
+            proven, position = position, _unproven(position, chunk)
+            if chunk is not None and position is not proven:
+                chunk = Chunk(chunk.deliveries, position)  # Not the one that others share.
         return Message(kind, position, chunk, **others)
 
     try:
@@ -233,15 +233,6 @@ async def stream(
                 reader = None
     finally:
         pulse.close()
-
-
-def shown_in(scope: Scope) -> Show | None:
-    """Of a log's events, those in a scope; None if that is open."""
-    return None if scope.is_open else partial(_visible, scope)
-
-
-async def _visible(scope: Scope, deliveries: SequenceOf[Delivery]) -> list[Delivery]:
-    return [d for d in deliveries if scope.admits(data_key_of(d))]
 
 
 def data_key_of(delivery: Delivery) -> str:

@@ -17,7 +17,7 @@ from contex_server.api.shared.cursors import Token, encode_position
 from contex_server.api.shared.servicer import Servicer
 from contex_server.events.feed import Delivery
 from contex_server.events.pace import Pace, PacedReplay, batches
-from contex_server.events.stream import Message, log_source, shown_in, stream
+from contex_server.events.stream import Message, log_source, stream
 from contex_server.kernel import event_codec
 from contex_server.kernel.call import Call
 from contex_server.kernel.errors import Checks, Reason, event_not_found, shutting_down
@@ -181,7 +181,7 @@ class EventServicer(Servicer):
                 heartbeat_s=heartbeat_s,
                 settings=self._settings,
                 drain=self._drain,
-                show=shown_in(call.scope),
+                conceals=not call.scope.is_open,  # The filter leaves out what is hidden.
             )
             try:
                 with room.presence.subscriber(call.project):
