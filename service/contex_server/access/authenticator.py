@@ -99,11 +99,13 @@ def check_valid(principal: Principal, directory: Directory) -> None:
     Raises:
         ContexError: UNAUTHENTICATED.
     """
+    key = None
     if principal.credential is Credential.API_KEY:
         key = directory.key(principal.key_id)
         if key is None or key.revoked_ms:
             raise unauthenticated("REVOKED", f"the key ctx_{principal.key_id} was revoked")
-    if time.time() >= valid_until_s(principal, directory):
+    until_s = principal.expires_s if key is None else key.expires_ms / 1000
+    if until_s and time.time() >= until_s:
         raise unauthenticated("EXPIRED", "the key, token or certificate has expired")
 
 

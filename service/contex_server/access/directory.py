@@ -51,6 +51,7 @@ class Directory:
     def __init__(self, store: AccessStore) -> None:
         self._store = store
         self._records: dict[str, Record] = {}
+        self._keys: dict[str, ApiKey] = {}
         self._stored: dict[str, bytes] = {}
         self._unknown: set[str] = set()
         """Tenants that can't be read."""
@@ -72,13 +73,11 @@ class Directory:
 
     def key(self, key_id: str) -> ApiKey | None:
         """A key by its id."""
-        record = self._records.get(f"key/{key_id}")
-        return record if isinstance(record, ApiKey) else None
+        return self._keys.get(key_id)
 
     def all_keys(self) -> list[ApiKey]:
         """All keys, in the order of their ids."""
-        keys = [record for record in self._records.values() if isinstance(record, ApiKey)]
-        return sorted(keys, key=lambda key: key.key_id)
+        return [key for _, key in sorted(self._keys.items())]
 
     def listens_to(self, identity: str, groups: frozenset[str], project: str) -> Scope:
         """What an identity, with some groups, may listen to in a project."""
@@ -126,6 +125,8 @@ class Directory:
                     elif name.startswith(_TENANT):
                         unknown.add(name)
             self._records, self._stored, self._unknown = records, stored, unknown
+            keys = (record for record in records.values() if isinstance(record, ApiKey))
+            self._keys = {key.key_id: key for key in keys}
             self.policy, self.version = _policy(records, not unknown), changed.version
         for watcher in self._watchers:
             watcher()

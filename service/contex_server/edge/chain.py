@@ -34,6 +34,8 @@ from urllib.parse import unquote
 
 import structlog
 from contex.v1.match_service_pb2 import ExplainRequest
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
 
 from contex_server.access.admin import Caller
 from contex_server.access.authenticator import Authenticator, check_valid
@@ -319,8 +321,16 @@ def _agent_named(call: Incoming) -> str:
     """The one agent that a request is about; "" if it names none, or none that there can be."""
     request = call.request
     message = request.agent_need if isinstance(request, ExplainRequest) else request
-    agent_id = getattr(message, "agent_id", "")
+    if not (isinstance(message, Message) and _has_agent_id(message.DESCRIPTOR)):
+        return ""
+    agent_id: str = getattr(message, "agent_id")  # noqa: B009 - not a field of all messages
     return agent_id if AGENT_ID.fits(agent_id) else ""
+
+
+@lru_cache(maxsize=256)
+def _has_agent_id(kind: Descriptor) -> bool:
+    """Whether messages of a kind name an agent; asking a message itself takes longer."""
+    return "agent_id" in kind.fields_by_name
 
 
 async def require_project(call: Incoming, rest: Rest, existence: Existence) -> Any:
