@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -281,7 +282,7 @@ class Agents(agent_service_pb2_grpc.AgentServiceServicer):
     """Streams that end as access changes.
 
     Attributes:
-        ends: How the next Listen streams end after an event: code, reason, cause.
+        ends: How the next Listen streams end after an event: code, reason, cause. Others go on.
         assigned_count: How many agents are given to an identity.
         before_end: Called before a Listen stream ends.
     """
@@ -304,6 +305,11 @@ class Agents(agent_service_pb2_grpc.AgentServiceServicer):
         message = agent_service_pb2.ListenResponse(cursor=f"c{number}")
         message.events.events.add().event.sequence = f"{number}-0"
         yield message
+        if not self.ends:
+            left = threading.Event()
+            if context.add_callback(left.set):
+                left.wait(30)
+            return
         self.before_end()
         code, reason, cause = self.ends.pop(0)
         refuse(context, code, reason, cause=cause)

@@ -674,7 +674,7 @@ ROWS = [
         "AssignAgents",
         "all",
         lambda s: agents.AssignAgentsRequest(
-            project=P, agent_ids="*", identity=_fresh(s), reassign=True
+            project=P, agent_ids="*", identity=f"listener.{s.serial}", reassign=True
         ),
         3_500,
     ),

@@ -127,7 +127,9 @@ class Directory:
             self._records, self._stored, self._unknown = records, stored, unknown
             keys = (record for record in records.values() if isinstance(record, ApiKey))
             self._keys = {key.key_id: key for key in keys}
-            self.policy, self.version = _policy(records, not unknown), changed.version
+            policy = _policy(records, not unknown)
+            policy.go_on_from(self.policy)
+            self.policy, self.version = policy, changed.version
         for watcher in self._watchers:
             watcher()
 

@@ -175,6 +175,8 @@ async def test_a_right_that_is_given_back_before_the_log_says_that_it_was_lost(
 async def test_a_server_that_has_not_heard_of_a_right_leaves_out_nothing_that_it_brings(
     deployment: Deployment, second: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The one that decides has heard of it.
+    await second.server.rooms.inbox.deciders.close()
     await deployment.admin.publish(apples(SECRET))
     issued = await deployment.key("reader", grant("consumer", "public/*"))
     await second.server.rooms.access.directory.refresh()

@@ -158,7 +158,7 @@ async def test_what_is_in_flight_is_answered(
     server = await start_server(valkey.url, embedder=words, shutdown_grace_s=6)
     async with Api.of(server) as api:
         await api.publish(event("warm"))
-        words.delay_s = 0.5
+        words.delay_s = 1.5
         publishes = [
             asyncio.ensure_future(
                 api.events.Publish(PublishRequest(project=P, events=[event(f"new.{name}")]))

@@ -54,8 +54,11 @@ for _name, _text in _IDENTITIES.items():
     if _text:
         refuse("CheckAccess", f"identity {_name}", "identity", identity=_text)
         refuse("ListKeys", f"identity {_name}", "identity", identity=_text)
-for _rpc, _field in {"CreateKey": "identity", "SetBinding": "binding.identity"}.items():
+for _rpc, _tenant in {"CreateKey": "tenant", "SetBinding": "binding.tenant"}.items():
     for _text in ("acme/x", "default/x", "/", "a/"):
+        # A tenant that there is not; or no tenant, whose identities have no "/".
+        named = _text.partition("/")[0] in ("acme", "a")
+        _field = _tenant if named else _tenant.replace("tenant", "identity")
         _changes: dict[str, Any] = {"identity": _text}
         if _rpc == "SetBinding":
             _changes = {"binding": Binding(identity=_text)}

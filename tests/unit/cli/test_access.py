@@ -97,7 +97,7 @@ def test_a_command_goes_on_with_the_key_that_is_in_the_file_now(
             if not words:
                 monkeypatch.setenv("CONTEX_API_KEY_FILE", "key")
             agents.before_end = lambda: file.write_text("ctx_two_x")
-            agents.ends = [(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", "REVOKED")] * 2
+            agents.ends = [(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", "REVOKED")]
             access.authorizations.clear()
             shown = run(f"listen a --count 2 --json --target {target} {words}")
             assert shown.count('"sequence"') == 2

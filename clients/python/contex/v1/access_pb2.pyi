@@ -111,7 +111,8 @@ class _ReachEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reach.ValueType
     """The project as a whole: the permission has to be held for all data keys."""
     REACH_AGENT: _Reach.ValueType  # 3
     """An agent: of the caller's own identity, or one whose data keys the caller has all the permission
-    for. Of what the agent gets, the caller sees what it may see itself.
+    for. Of what the agent gets, the caller sees what it may see itself. To change an agent, to consume
+    or to acknowledge for it takes its own identity, or a right to all data keys.
     """
     REACH_DEPLOYMENT: _Reach.ValueType  # 4
     """Keys, bindings, roles and tenants: of the caller's tenant, or, without one, of all."""
@@ -129,7 +130,8 @@ REACH_PROJECT: Reach.ValueType  # 2
 """The project as a whole: the permission has to be held for all data keys."""
 REACH_AGENT: Reach.ValueType  # 3
 """An agent: of the caller's own identity, or one whose data keys the caller has all the permission
-for. Of what the agent gets, the caller sees what it may see itself.
+for. Of what the agent gets, the caller sees what it may see itself. To change an agent, to consume
+or to acknowledge for it takes its own identity, or a right to all data keys.
 """
 REACH_DEPLOYMENT: Reach.ValueType  # 4
 """Keys, bindings, roles and tenants: of the caller's tenant, or, without one, of all."""
