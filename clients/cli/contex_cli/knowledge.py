@@ -99,6 +99,11 @@ def _show(context: contex.AgentContext) -> None:
     _heading("What was held back", len(context.held_back), cut=context.held_back_omitted_count)
     if context.held_back:
         _show_matched([(_REASONS[held.reason.name], held.data) for held in context.held_back])
+    if context.withheld:
+        _heading("What it may no longer read", len(context.withheld))
+        for datum in context.withheld:
+            since = f"since {instant_text(datum.since_time)}, {datum.since_sequence}"
+            out.say(f"  {out.plain(datum.data_key)} r{datum.revision}  withheld {since}")
 
 
 def _show_connection(context: contex.AgentContext) -> None:
