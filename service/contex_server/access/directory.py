@@ -124,12 +124,10 @@ class Directory:
                         records[name] = before
                     elif name.startswith(_TENANT):
                         unknown.add(name)
-            self._records, self._stored, self._unknown = records, stored, unknown
-            keys = (record for record in records.values() if isinstance(record, ApiKey))
-            self._keys = {key.key_id: key for key in keys}
-            policy = _policy(records, not unknown)
+            policy, keys = await _sorted(records, not unknown)
             policy.go_on_from(self.policy)
-            self.policy, self.version = policy, changed.version
+            self._records, self._stored, self._unknown = records, stored, unknown
+            self._keys, self.policy, self.version = keys, policy, changed.version
         for watcher in self._watchers:
             watcher()
 
@@ -162,16 +160,20 @@ class Directory:
             await self.note_uses()
 
 
-def _policy(records: Mapping[str, Record], is_whole: bool) -> Policy:
+async def _sorted(
+    records: Mapping[str, Record], is_whole: bool
+) -> tuple[Policy, dict[str, ApiKey]]:
+    """The policy of some records, and the keys among them; in slices, for there may be many."""
     roles, bindings, tenants = dict[str, Role](), dict[str, Binding](), dict[str, Tenant]()
-    for record in records.values():
+    keys = dict[str, ApiKey]()
+    async for record in sliced(records.values()):
         match record:
+            case ApiKey():
+                keys[record.key_id] = record
             case Role():
                 roles[record.name] = record
             case Binding():
                 bindings[record.identity] = record
             case Tenant():
                 tenants[record.name] = record
-            case _:
-                pass
-    return Policy(roles, bindings, tenants, is_whole)
+    return Policy(roles, bindings, tenants, is_whole), keys
